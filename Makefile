@@ -1,0 +1,44 @@
+# Everything sets itself up: `make demo` and `make test` work on a fresh machine with Python 3.11.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# On plain x86_64 Linux the default index serves a CUDA build of torch. Pass the options that select the CPU
+# build there, as the install page of pytorch.org gives them: make setup TORCH_ARGS="--index-url ..."
+TORCH_ARGS ?=
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test test-slow check bench format clean
+help:
+	@echo "make demo       the whole loop on this CPU: profile, search, train, export, run, compare (about five minutes)"
+	@echo "make test       unit and end-to-end tests        make test-slow  the slower ones"
+	@echo "make check      ruff, mypy, import contracts     make bench      export, LUT and pricing figures"
+
+setup: $(READY)
+$(READY): pyproject.toml constraints.txt tools/install.py
+	$(PYTHON) tools/install.py $(VENV) $(TORCH_ARGS)
+	@touch $(READY)
+
+demo: $(READY)
+	$(BIN)/python examples/digits/demo.py
+
+test: $(READY)
+	$(BIN)/python -m pytest -n 2 -m "not slow and not hardware"
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -n 2 -m "slow and not hardware"
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)
+	$(BIN)/python benchmarks/bench.py
+
+clean:
+	rm -rf $(VENV) demo
