@@ -1,0 +1,188 @@
+"""The project file, `boardfit.toml`: every key, its default, and what is wrong with a file that does not fit.
+
+Source of truth for docs/cli.md's table of keys (a test compares the two).
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from toolchain.errors import ConfigurationError
+from toolchain.units import BUDGET_METRICS, Budget, parse_budget
+
+PROJECT_FILE = "boardfit.toml"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ProjectSection(_Section):
+    """Names the project and seeds everything that is random."""
+
+    name: str = Field(min_length=1, description="shown in reports")
+    seed: int = Field(0, ge=0, description="seed of splits, weights, search and sampling")
+
+
+class DataSection(_Section):
+    """Where the samples come from and how they are split."""
+
+    kind: Literal["digits", "npz", "csv", "images"] = Field(
+        description="format of the data set (docs/data.md)"
+    )
+    path: str = Field("", description="file or folder, relative to the project file; not for digits")
+    size: tuple[int, int] | None = Field(None, description="images, digits: resize to (height, width)")
+    channels: Literal[1, 3] = Field(1, description="images: grey or RGB")
+    label: str = Field("label", description="csv: name of the label column")
+    window: int = Field(128, ge=1, description="csv: samples per window")
+    stride: int = Field(64, ge=1, description="csv: samples between window starts")
+    normalize: Literal["none", "standard", "minmax"] = Field(
+        "none", description="per channel, with figures of the training split; none keeps the values"
+    )
+    validation: float = Field(
+        0.2, gt=0, lt=1, description="share for validation, where the data has no split"
+    )
+    test: float = Field(0.2, gt=0, lt=1, description="share for the test, where the data has no split")
+
+
+class SpaceSection(_Section):
+    """The search space."""
+
+    name: str = Field(description="image2d, connas1d, or your own: path/to/file.py:Class")
+    parameters: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the space")
+
+
+class TargetSection(_Section):
+    """The device and what a network may cost on it."""
+
+    url: str = Field("cpu:litert", description="which device and runtime (boardfit boards lists them)")
+    precision: Literal["int8", "float32"] = Field("int8", description="what runs on the device")
+    budgets: dict[str, str | int | float] = Field(
+        default_factory=dict, description='upper bounds: latency = "2 ms", flash = "64 kB", ram, macs, params'
+    )
+
+    @field_validator("budgets")
+    @classmethod
+    def _known(cls, value: dict[str, str | int | float]) -> dict[str, str | int | float]:
+        for key, text in value.items():
+            try:
+                parse_budget(key, text)
+            except ConfigurationError as error:
+                raise ValueError(str(error)) from error
+        return value
+
+    @property
+    def limits(self) -> tuple[Budget, ...]:
+        """The budgets, parsed, in a fixed order."""
+        return tuple(parse_budget(key, self.budgets[key]) for key in BUDGET_METRICS if key in self.budgets)
+
+
+class ProfileSection(_Section):
+    """How the lookup table is made."""
+
+    networks: int = Field(16, ge=0, description="whole networks measured to calibrate sums of operators")
+    lut: str = Field("lut.sqlite", description="the table's file, relative to the project file")
+
+
+class SearchSection(_Section):
+    """How the network is found."""
+
+    method: Literal["connas", "evolution", "random"] = Field(
+        "connas", description="docs/cli.md, search methods"
+    )
+    epochs: int = Field(
+        30, ge=1, description="connas: passes over the training set; others: supernet training"
+    )
+    batch_size: int = Field(64, ge=1, description="samples per step")
+    learning_rate: float = Field(0.025, gt=0, description="weights of the supernet (SGD)")
+    alpha_learning_rate: float = Field(0.02, gt=0, description="connas: architecture weights (Adam)")
+    rescale: float = Field(1.2, gt=0, description="connas: R, weight of the feasibility direction")
+    samples: int = Field(200, ge=1, description="evolution, random: networks evaluated")
+
+
+class TrainingSection(_Section):
+    """How the winner is trained and quantised."""
+
+    epochs: int = Field(60, ge=1, description="passes over the training set")
+    batch_size: int = Field(32, ge=1, description="samples per step")
+    learning_rate: float = Field(0.05, gt=0, description="peak of the cosine schedule")
+    quantization: Literal["ptq", "qat"] = Field(
+        "ptq", description="after training, or with fine-tuning in int8"
+    )
+    ranges: Literal["minmax", "percentile", "mse"] = Field("minmax", description="calibration of activations")
+    qat_epochs: int = Field(5, ge=1, description="qat: passes of fine-tuning")
+    calibration_samples: int = Field(256, ge=1, description="training samples that set the int8 ranges")
+
+
+class Config(_Section):
+    """A whole project file."""
+
+    project: ProjectSection
+    data: DataSection
+    space: SpaceSection
+    target: TargetSection = TargetSection()
+    profile: ProfileSection = ProfileSection()
+    search: SearchSection = SearchSection()
+    training: TrainingSection = TrainingSection()
+
+
+def load_config(path: Path) -> Config:
+    """Read and check a project file.
+
+    Raises:
+        ConfigurationError: no file, not TOML, an unknown key (with the nearest known one), a wrong value.
+    """
+    if path.is_dir():
+        path = path / PROJECT_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"no project file {path}", remedy="make one with: boardfit init NAME"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"cannot read {path}: {error}") from error
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path} is not TOML: {error}") from error
+    return parse_config(values, str(path))
+
+
+def parse_config(values: dict[str, Any], where: str) -> Config:
+    """Check a project's keys and values; `where` names the source in messages."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        problems, remedy = [], ""
+        for item in error.errors():
+            location = tuple(str(part) for part in item["loc"])
+            key = ".".join(location)
+            if item["type"] == "extra_forbidden":
+                near = difflib.get_close_matches(location[-1], _known_keys(location[:-1]), n=1)
+                problems.append(f"unknown key {key!r}")
+                remedy = remedy or (f"did you mean {'.'.join((*location[:-1], near[0]))!r}?" if near else "")
+            elif item["type"] == "missing":
+                problems.append(f"missing key {key!r}")
+            else:
+                text = str(item["msg"]).removeprefix("Value error, ")
+                problems.append(f"{key} = {item['input']!r}: {text}")
+        raise ConfigurationError(f"{where}: {'; '.join(problems)}", remedy=remedy) from None
+
+
+def _known_keys(section: tuple[str, ...]) -> list[str]:
+    """Keys that may stand in a section of the file."""
+    model: type[BaseModel] = Config
+    for part in section:
+        field = model.model_fields.get(part)
+        if field is None or not (
+            isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        ):
+            return []
+        model = field.annotation
+    return list(model.model_fields)
