@@ -1,0 +1,208 @@
+"""What every target can do, whatever it is made of: a CPU in this machine, a board on a wire, an emulator.
+
+A `Target` says what exists, `open_target(url)` gives a `Session` with it, and a session takes model files and
+gives outputs and measurements. Nothing here knows what a network is.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Literal, Protocol, Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from targets.timing import Settings
+from toolchain.errors import ConfigurationError
+from toolchain.measurement import Evidence, Measurement, Stack
+
+ModelFormat = Literal["tflite", "onnx", "pt2"]
+Array = NDArray[np.generic]
+Progress = Callable[[int, int], None]  # (jobs that are final, all jobs)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One model file to be measured.
+
+    Attributes:
+        key: the caller's name for it, e.g. an operator's signature; unique within one call of `measure`.
+        model: the model file in the session's `model_format`.
+    """
+
+    key: str
+    model: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The final answer to one job: a measurement, or the reason why there is none.
+
+    Attributes:
+        key: the job's.
+        measurement: `latency_us` (or `cycles` on a board), or None.
+        failure: why there is no measurement, one line; empty when there is one.
+    """
+
+    key: str
+    measurement: Measurement | None
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Something that a model can run on, as `boardfit boards` shows it.
+
+    Attributes:
+        url: what `open_target` takes, e.g. `cpu:litert`.
+        name: short, for tables.
+        description: one line: engine and version, or what the board is.
+        available: it can be opened now.
+        notes: what is missing and how to get it, or a limitation worth knowing; may be empty.
+    """
+
+    url: str
+    name: str
+    description: str
+    available: bool
+    notes: str = ""
+
+
+class Session(Protocol):
+    """An open target. A context manager: leaving it gives the device back, also after an error."""
+
+    @property
+    def stack(self) -> Stack:
+        """Everything that this session's numbers depend on."""
+        ...
+
+    @property
+    def model_format(self) -> ModelFormat:
+        """The kind of model file that `run` and `measure` take."""
+        ...
+
+    @property
+    def evidence(self) -> Evidence:
+        """How this session's measurements come to be."""
+        ...
+
+    def run(self, model: bytes, inputs: Array) -> Array:
+        """Outputs of a model with one input and one output.
+
+        Args:
+            model: a file in `model_format`.
+            inputs: batch first, then the layout of the format (NHWC for tflite, NCHW for onnx and pt2), in the
+                dtype of the model's input.
+
+        Returns:
+            Batch first, in the dtype of the model's output.
+
+        Raises:
+            ModelFileError: the file is corrupt, or the engine refuses it.
+            ConfigurationError: the inputs do not fit the model.
+            DeviceError: the device stopped answering.
+        """
+        ...
+
+    def measure(
+        self,
+        jobs: Iterable[Job],
+        *,
+        settings: Settings | None = None,
+        progress: Progress | None = None,
+        wait: bool = False,
+    ) -> Iterator[Result]:
+        """Time jobs; yields each result as soon as it is final, not always in the order of the jobs.
+
+        Args:
+            jobs: model files; a model that the engine refuses becomes a result with a reason, the others go on.
+            settings: quality of measuring on a noisy machine; a deterministic device ignores it.
+            progress: called after each result with (final, all).
+            wait: when another process measures on this device, wait for it instead of raising.
+
+        Raises:
+            DeviceError: another process measures on this device (its pid is named), or it stopped answering.
+        """
+        ...
+
+    def deploy(self, files: Mapping[str, bytes], place: str | Path) -> str:
+        """Put files where the target runs them, all or none; gives the place as a user finds it.
+
+        Args:
+            files: file name (no folders) -> contents.
+            place: a folder on the target. What stood there before is kept beside it as `<place>.previous`.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give the device back; twice does no harm."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class _Opener(Protocol):
+    def __call__(
+        self, url: str, *, anchor: bytes | None, baseline: bytes | None, cache: Path | None
+    ) -> Session: ...
+
+
+# URL scheme -> the module that offers `open_session(url, ...)` and `find() -> list[Target]`. A module is
+# imported when one of its URLs is used: what talks to boards is heavy, and may not be installed.
+_MODULES: Final[Mapping[str, str]] = {"cpu": "targets.host", "host": "targets.host"}
+ALIASES: Final[Mapping[str, str]] = {"cpu": "cpu:litert"}
+
+
+def open_target(
+    url: str, *, anchor: bytes | None = None, baseline: bytes | None = None, cache: Path | None = None
+) -> Session:
+    """Open a target by its URL, e.g. `cpu:litert`, `cpu:onnxruntime`, `cpu:torch`, `host:tflm`.
+
+    Args:
+        url: see `list_targets`; `cpu` is short for `cpu:litert`. Options stand behind a question mark:
+            `cpu:litert?threads=4`, `cpu:litert?kernels=reference`.
+        anchor: a small typical model (a convolution) in the session's format, timed beside all others to notice
+            a machine that has become slow. Without it the first job of each `measure` is the anchor.
+        baseline: the smallest model there is (one trivial operator); its time is recorded with each measurement
+            as `overhead_us`. Without it that figure is the time of an empty Python call.
+        cache: folder for what is kept between runs; by default the user's cache folder.
+
+    Raises:
+        ConfigurationError: unknown URL or option; the message lists what exists.
+        DeviceError: it exists, but its engine is not installed or the device does not answer.
+    """
+    full = ALIASES.get(url, url)
+    module = _MODULES.get(full.partition(":")[0])
+    if module is None:
+        raise unknown_url(url)
+    opener = cast(_Opener, importlib.import_module(module).open_session)
+    return opener(full, anchor=anchor, baseline=baseline, cache=cache)
+
+
+def list_targets() -> list[Target]:
+    """What exists here: CPU engines, installed or not, with versions; opens nothing and measures nothing."""
+    found: list[Target] = []
+    for module in dict.fromkeys(_MODULES.values()):
+        find = cast(Callable[[], list[Target]], importlib.import_module(module).find)
+        found.extend(find())
+    return found
+
+
+def unknown_url(url: str, why: str = "") -> ConfigurationError:
+    """The error for a URL that names no target; lists the ones that exist."""
+    known = ", ".join(target.url for target in list_targets())
+    return ConfigurationError(f"no target {url!r}{': ' + why if why else ''}", remedy=f"use one of {known}")
+
+
+def unknown_option(url: str, name: str, allowed: Mapping[str, Any]) -> ConfigurationError:
+    """The error for an option behind the question mark of a URL; lists the allowed ones."""
+    listed = ", ".join(f"{key}={value}" for key, value in allowed.items()) or "none"
+    return ConfigurationError(f"target {url!r} has no option {name!r}", remedy=f"its options: {listed}")
