@@ -1,8 +1,8 @@
 """What searchers, evaluators and cost models know of each other (design.md, section 6). NumPy only, no torch.
 
-A *searcher* takes budgets and a cost model and returns a `SearchResult` or raises `InfeasibleError`. An *evaluator* says
-how good architectures are, and what it cost to know that. A *cost model* says what they cost on the device. None of the three
-knows how the others work, so tables, predictors, exact solvers and supernets can be exchanged freely.
+A *searcher* takes budgets and a cost model and returns a `SearchResult` or raises `InfeasibleError`. An *evaluator*
+says how good architectures are, and what it cost to know that. A *cost model* says what they cost on the device. None
+of the three knows how the others work, so tables, predictors, exact solvers and supernets can be exchanged freely.
 """
 
 from __future__ import annotations
