@@ -124,7 +124,7 @@ def activation_ranges(
         raise UnsupportedError(
             f"unknown calibration method {method!r}", remedy=f"one of {', '.join(get_args(Method))}"
         )
-    data = _checked(graph, calibration)
+    data = checked_input(graph, calibration)
     ranges: dict[str, Range] = {}
     for name, values in _observe(graph, data):
         low, high = float(values.min()), float(values.max())
@@ -344,21 +344,22 @@ def _fresh(name: str, taken: Mapping[str, Tensor]) -> str:
     return name
 
 
-def _checked(graph: Graph, calibration: Array) -> NDArray[np.float32]:
+def checked_input(graph: Graph, calibration: Array) -> NDArray[np.float32]:
+    """The data as float32, checked against the graph's input and for NaN; errors as for `activation_ranges`."""
     if len(graph.inputs) != 1:
         raise UnsupportedError(f"quantisation needs a graph with one input, this one has {len(graph.inputs)}")
     shape = graph.tensors[graph.inputs[0]].shape[1:]
     data = np.asarray(calibration)
     if data.ndim == 0 or data.shape[1:] != shape:
-        raise DataError(f"calibration data are {data.shape}, the network takes (samples, {shape})")
+        raise DataError(f"input data are {data.shape}, the network takes (samples, {shape})")
     if len(data) == 0:
-        raise DataError("calibration data are empty", remedy="give 100 to 500 typical samples")
+        raise DataError("input data are empty", remedy="give 100 to 500 typical samples")
     if data.dtype.kind not in "fiub":
-        raise DataError(f"calibration data are of type {data.dtype}, not numbers")
+        raise DataError(f"input data are of type {data.dtype}, not numbers")
     data = data.astype(np.float32)
     if not np.isfinite(data).all():
         bad = int(np.flatnonzero(~np.isfinite(data).reshape(len(data), -1).all(axis=1))[0])
-        raise DataError(f"calibration data hold NaN or infinity, first in sample {bad}")
+        raise DataError(f"input data hold NaN or infinity, first in sample {bad}")
     return data
 
 
