@@ -129,12 +129,21 @@ class Session(Protocol):
         """
         ...
 
-    def deploy(self, files: Mapping[str, bytes], place: str | Path) -> str:
-        """Put files where the target runs them, all or none; gives the place as a user finds it.
+    def deploy(self, model: bytes, place: str | Path, *, files: Mapping[str, bytes] | None = None) -> str:
+        """Put a model where the target runs it, with what it takes to run it there; all or nothing.
 
         Args:
-            files: file name (no folders) -> contents.
-            place: a folder on the target. What stood there before is kept beside it as `<place>.previous`.
+            model: a file in `model_format`.
+            place: a folder on the target, where there are folders. What stood there before is kept beside it
+                as `<place>.previous`.
+            files: more files for the folder, e.g. labels and a report: name -> contents.
+
+        Returns:
+            The place as a user finds it.
+
+        Raises:
+            ModelFileError: the target refuses the model; nothing was changed.
+            BoardfitError: the folder cannot be written; what stood there before still stands.
         """
         ...
 
