@@ -77,7 +77,7 @@ class Limits:
     def keeps(self, prices: Floats) -> npt.NDArray[np.bool_]:
         """(n, metrics) prices -> (n,) True where every budget is kept (equal counts) and the architecture is valid."""
         within = np.concatenate([np.isfinite(prices), prices[:, self.columns] <= self.bounds], axis=1)
-        mask: npt.NDArray[np.bool_] = within.all(axis=1)
+        mask: npt.NDArray[np.bool_] = np.logical_and.reduce(within, axis=1)
         return mask
 
 
