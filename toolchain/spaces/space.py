@@ -446,7 +446,7 @@ class Space(ABC):
         where = f"{self.name}: stem on input {self.input_shape}"
         with torch.device("meta"):
             stem = self.stem()
-        layers: list[list[State]] = [[State(_run_shape(stem, self.input_shape, where))]]
+        layers: list[list[State]] = [[State(output_shape(stem, self.input_shape, where))]]
         found: list[list[Step]] = []
         for position, choice in enumerate(self.choices):
             ends: dict[State, int] = {}
@@ -476,7 +476,7 @@ class Space(ABC):
     def _check_head(self, shape: Shape) -> None:
         with torch.device("meta"):
             head = self.head(shape)
-        output = _run_shape(head, shape, f"{self.name}: head on {shape}")
+        output = output_shape(head, shape, f"{self.name}: head on {shape}")
         if output != (self.classes,):
             raise ConfigurationError(
                 f"{self.name}: head gives {output} on {shape}, expected ({self.classes},)"
@@ -489,7 +489,7 @@ class Space(ABC):
         if key not in self._outputs:
             where = f"{self.name}: {chosen.name} at {choice.name} on {shape}"
             module = self.template(position, candidate, shape)
-            self._outputs[key] = None if module is None else _run_shape(module, shape, where)
+            self._outputs[key] = None if module is None else output_shape(module, shape, where)
         output = self._outputs[key]
         expected = shape[0] if chosen.channels is None else chosen.channels
         if output is not None and output[0] != expected:
@@ -610,7 +610,8 @@ def _without_dead_ends(
 ) -> tuple[tuple[tuple[State, ...], ...], tuple[tuple[Step, ...], ...]]:
     """Keep only states from which the head can be reached, with their steps, renumbered."""
     alive = set(range(len(layers[-1])))
-    states, steps = [tuple(layers[-1])], []
+    states = [tuple(layers[-1])]
+    steps: list[tuple[Step, ...]] = []
     numbers = {old: old for old in alive}
     for position in range(len(found) - 1, -1, -1):
         kept = [step for step in found[position] if step.end in alive]
@@ -623,8 +624,16 @@ def _without_dead_ends(
     return tuple(states), tuple(steps)
 
 
-def _run_shape(module: nn.Module, shape: Shape, where: str) -> Shape:
-    """Output shape of a module on torch's meta device: no weights, no arithmetic."""
+def output_shape(module: nn.Module, shape: Shape, where: str) -> Shape:
+    """Shape that a module on torch's meta device gives for one sample: no weights, no arithmetic.
+
+    Args:
+        shape: of the sample, torch's without the batch; the result is the same kind.
+        where: what is being run, for messages.
+
+    Raises:
+        ConfigurationError: the module does not take that shape, or gives something else than one tensor.
+    """
     try:
         with torch.no_grad():
             output = module.eval()(torch.empty((1, *shape), device="meta"))
