@@ -63,14 +63,9 @@ class Supernet(nn.Module):
             with torch.device("meta"):
                 small = space.head(state.shape)
             _check_nesting(_shapes(small), _shapes(self.head), f"{space.name}: head on {state.shape}")
-        for position, steps in enumerate(space.steps):
-            self.register_buffer(
-                f"_start{position}", torch.tensor([s.start for s in steps]), persistent=False
-            )
-            self.register_buffer(
-                f"_pick{position}", torch.tensor([s.candidate for s in steps]), persistent=False
-            )
-            self.register_buffer(f"_end{position}", torch.tensor([s.end for s in steps]), persistent=False)
+        for position, layer in enumerate(space.steps):
+            table = torch.tensor([(s.start, s.candidate, s.end) for s in layer]).T
+            self.register_buffer(f"_steps{position}", table, persistent=False)
 
     def forward_relaxed(self, x: Tensor, probabilities: Sequence[Tensor]) -> Tensor:
         """Logits of the mixture of all architectures, differentiable in the weights and the probabilities.
