@@ -35,7 +35,8 @@ class Settings:
         samples: timed loops of each kernel in a window.
         fewest: samples of a kernel so slow that `samples` of it would take longer than `kernel_s`.
         inner_us: length of one timed loop. Longer loops average the machine's flicker in, shorter ones feel the clock.
-        warm_up: share of a loop that runs untimed before each timed one; at least one call.
+        warm_up: share of a loop that runs untimed before each timed one; at least one call, none for a call
+            of a hundred `inner_us`.
         quantile: the estimator, in percent of the samples.
         group: kernels that are interleaved in one window, beside the anchor.
         gate: a window counts when its anchor is at most this much above the best anchor known.
@@ -105,6 +106,10 @@ class Failure:
     reason: str
 
 
+class AnchorError(RuntimeError):
+    """The anchor or the baseline itself fails: nothing can be measured beside it."""
+
+
 @dataclass(frozen=True)
 class Window:
     """One window: what was sampled of each kernel (key -> microseconds per call) and what broke (key -> reason)."""
@@ -172,11 +177,12 @@ def sample_window(
     """
     broken: dict[str, str] = {}
     loops: dict[str, int] = {}
+    warm: dict[str, int] = {}
     counts: dict[str, int] = {}
     for key, call in kernels.items():
         try:
             call()  # the first call of a kernel may prepare, allocate or pack
-            loops[key], counts[key] = _sizes(call, settings, clock)
+            loops[key], warm[key], counts[key] = _sizes(call, settings, clock)
         except Exception as error:
             broken[key] = _reason(error)
     samples: dict[str, list[float]] = {key: [] for key in loops}
@@ -188,7 +194,7 @@ def sample_window(
             if key in broken or index * count // settings.samples == (index + 1) * count // settings.samples:
                 continue
             try:
-                _loop(kernels[key], max(1, int(loops[key] * settings.warm_up)), clock)
+                _loop(kernels[key], warm[key], clock)
                 samples[key].append(_loop(kernels[key], loops[key], clock) / loops[key] / 1e3)
             except Exception as error:
                 broken[key] = _reason(error)
@@ -227,7 +233,7 @@ def measure(
         clock, sleep, rng: for tests.
 
     Raises:
-        RuntimeError: the anchor itself fails.
+        AnchorError: the anchor or the baseline itself fails.
     """
     use = settings or Settings()
     shuffler = rng or random.Random(use.seed)
@@ -240,7 +246,7 @@ def measure(
             found = sample_window({**fixed, **calls}, use, rng=shuffler, clock=clock)
         for key in fixed:
             if key in found.broken:
-                raise RuntimeError(f"the anchor or the baseline fails: {found.broken[key]}")
+                raise AnchorError(found.broken[key])
         value = quantile(found.samples_us[ANCHOR], use.quantile)
         best = value if best is None else min(best, value)
         if on_anchor is not None:
@@ -320,18 +326,22 @@ def _loop(call: Call, count: int, clock: Clock) -> int:
     return clock() - start
 
 
-def _sizes(call: Call, settings: Settings, clock: Clock) -> tuple[int, int]:
-    """Calls per timed loop, and how many such loops fit into the kernel's share of time."""
+def _sizes(call: Call, settings: Settings, clock: Clock) -> tuple[int, int, int]:
+    """Calls per timed loop, untimed calls before each, and how many such samples the kernel's share of time allows."""
     target = settings.inner_us * 1e3
-    count, spent = 1, max(_loop(call, 1, clock), 1)
-    while spent < target / 2:
-        # At most x8 per step: the first loops are the coldest, and say that a call is slower than it is.
+    count = 1
+    while True:
+        # The quicker of two: a loop that the machine interrupted says that a call is slower than it is.
+        spent = max(min(_loop(call, count, clock), _loop(call, count, clock)), 1)
+        if spent >= target / 2:
+            break
         count = max(count + 1, min(count * 8, int(count * target / spent)))
-        spent = max(_loop(call, count, clock), 1)
-    count = max(1, round(count * target / spent))
-    loop_s = spent / 1e9 * (count / max(count, 1)) if count == 1 else target / 1e9
-    samples = int(settings.kernel_s / (max(loop_s, 1e-9) * (2.0 if count == 1 else 1.0 + settings.warm_up)))
-    return count, min(settings.samples, max(settings.fewest, samples))
+    per_call = spent / count
+    count = max(1, round(target / per_call))
+    # A call that is itself a hundred loops long (a large network) has no cold start worth a second one.
+    warm = 0 if per_call > 100 * target else max(1, int(count * settings.warm_up))
+    samples = int(settings.kernel_s * 1e9 / (per_call * (count + warm)))
+    return count, warm, min(settings.samples, max(settings.fewest, samples))
 
 
 def _reason(error: BaseException) -> str:

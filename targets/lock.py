@@ -1,0 +1,80 @@
+"""One measurement at a time: two processes that measure on one CPU would each measure the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from toolchain.errors import DeviceError
+
+
+def cache_folder() -> Path:
+    """Where boardfit keeps what it can find out again: $XDG_CACHE_HOME/boardfit, by default ~/.cache/boardfit."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if base else Path.home() / ".cache") / "boardfit"
+
+
+@contextmanager
+def exclusive(
+    folder: Path, *, wait: bool = False, poll_s: float = 0.2, sleep: Callable[[float], object] = time.sleep
+) -> Iterator[Path]:
+    """Hold this machine's measuring lock.
+
+    The lock is the operating system's (flock): it ends with the process, also when that is killed, so a stale file
+    never blocks anybody. The file's name holds the machine's, because home folders are shared between machines.
+    Where the system has no flock (Windows) nothing is locked.
+
+    Args:
+        folder: where the lock file stands; the same for all who must not disturb each other.
+        wait: wait for the holder instead of raising.
+        poll_s: seconds between two tries while waiting.
+        sleep: for tests.
+
+    Raises:
+        DeviceError: another process holds it; its pid is in the message. Or the folder cannot be written.
+    """
+    path = folder / f"measuring-{platform.node() or 'machine'}.lock"
+    if sys.platform == "win32":
+        yield path
+        return
+    import fcntl
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise DeviceError(
+            f"cannot open the lock file {path}: {error.strerror}",
+            remedy="set XDG_CACHE_HOME to a folder that you can write",
+        ) from error
+    try:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not wait:
+                    raise DeviceError(
+                        f"process {_holder(path)} is measuring on this machine; "
+                        "two at once would disturb each other",
+                        remedy="wait until it has finished",
+                    ) from None
+                sleep(poll_s)
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps({"pid": os.getpid()}).encode(), 0)
+        yield path
+    finally:
+        os.close(handle)  # ends the lock; the file stays, since removing it would race with another holder
+
+
+def _holder(path: Path) -> str:
+    try:
+        return str(json.loads(path.read_bytes())["pid"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "(unknown)"  # it has just taken the lock and not written its pid yet
