@@ -1,0 +1,273 @@
+"""Where each activation lies in RAM: TensorFlow Lite Micro's plan, and the smallest plan there is.
+
+Both plans give every activation one offset for its whole life and never overlap two that live at the same step
+(toolchain.graph.liveness has the steps). No kernel works in place, none asks for scratch memory: true of TensorFlow
+Lite Micro's reference kernels for every operator of the list (CMSIS-NN's ask for scratch; that is not in here).
+
+The greedy plan is what an interpreter on the device will use: its arena equals the "head" that the interpreter
+reports. The optimal one is what our own runtime can use, and says how far greedy is from the limit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from toolchain.errors import GraphError
+from toolchain.graph.graph import Graph
+from toolchain.graph.liveness import Lifetime, align, lifetimes, live_peak_bytes
+
+__all__ = [
+    "TFLM_ALIGNMENT",
+    "Lifetime",
+    "MemoryPlan",
+    "greedy",
+    "lifetimes",
+    "live_peak_bytes",
+    "optimal",
+    "plan",
+    "plan_greedy",
+    "plan_optimal",
+]
+
+TFLM_ALIGNMENT = 16  # MicroArenaBufferAlignment() of TensorFlow Lite Micro
+NODE_LIMIT = 50_000  # of the exact search, for each size that it tries; about one second
+LARGEST_SEARCH = 250  # tensors; the search is recursive, and beyond this it would not finish anyway
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Offsets of all activations in one arena.
+
+    Attributes:
+        offsets: tensor name -> first byte.
+        arena_bytes: size of the arena; every tensor takes its bytes rounded up to `alignment`.
+        lower_bound: most bytes that live at one step, or more where the search proved more; no plan is smaller.
+        proved: `arena_bytes` is the smallest possible (it equals `lower_bound`).
+        method: "greedy" (TensorFlow Lite Micro's) or "optimal".
+        alignment: of offsets and sizes, in bytes.
+        tensors: the lifetimes that were planned.
+    """
+
+    offsets: Mapping[str, int]
+    arena_bytes: int
+    lower_bound: int
+    proved: bool
+    method: str
+    alignment: int
+    tensors: tuple[Lifetime, ...]
+
+    def check(self) -> None:
+        """Check that no two tensors that live at the same step overlap, and that all lie in the arena.
+
+        Raises:
+            GraphError: naming the tensors.
+        """
+        for tensor in self.tensors:
+            begin = self.offsets[tensor.name]
+            if begin < 0 or begin % self.alignment or begin + tensor.size > self.arena_bytes:
+                raise GraphError(
+                    f"{tensor.name!r} lies at {begin}..{begin + tensor.size}, outside an arena of "
+                    f"{self.arena_bytes} bytes or off its alignment of {self.alignment}"
+                )
+        for index, a in enumerate(self.tensors):
+            for b in self.tensors[:index]:
+                at, bt = self.offsets[a.name], self.offsets[b.name]
+                if _meet(a, b) and at < bt + b.size and bt < at + a.size:
+                    raise GraphError(f"{a.name!r} at {at} and {b.name!r} at {bt} overlap while both live")
+
+
+def plan(
+    graph: Graph, method: Literal["greedy", "optimal"] = "greedy", alignment: int = TFLM_ALIGNMENT
+) -> MemoryPlan:
+    """`plan_greedy` or `plan_optimal`, by name."""
+    return plan_greedy(graph, alignment) if method == "greedy" else plan_optimal(graph, alignment)
+
+
+def plan_greedy(graph: Graph, alignment: int = TFLM_ALIGNMENT) -> MemoryPlan:
+    """TensorFlow Lite Micro's plan: the same offsets, so the same arena "head", as its interpreter on a device.
+
+    Its tail (interpreter structures, quantisation parameters) is not in it. The plan is that of the file that
+    `write_tflite` makes of an int8 graph (it lists activations in the graph's order, and the order breaks ties).
+    A float hard-sigmoid is two operators in a file, with a tensor between them that the graph does not have.
+    """
+    return greedy(lifetimes(graph), alignment)
+
+
+def plan_optimal(graph: Graph, alignment: int = 1, node_limit: int = NODE_LIMIT) -> MemoryPlan:
+    """The smallest arena, by branch and bound; see `optimal`."""
+    return optimal(lifetimes(graph), alignment, node_limit)
+
+
+def greedy(tensors: Sequence[Lifetime], alignment: int = TFLM_ALIGNMENT) -> MemoryPlan:
+    """Place tensors from the largest to the smallest, each in the lowest gap between those that live with it.
+
+    Of equal sizes the later tensor goes first, so the order of `tensors` matters: it is that of the model file.
+    Source: tensorflow/lite/micro/memory_planner/greedy_memory_planner.cc (described, not copied).
+    """
+    later_first = tensors[::-1]
+    order = sorted(later_first, key=lambda t: -align(t.size, alignment))
+    offsets = _first_fit(order, alignment)
+    arena, bound = _arena(tensors, offsets, alignment), _live_peak(tensors, alignment)
+    return MemoryPlan(
+        MappingProxyType(offsets), arena, bound, arena == bound, "greedy", alignment, tuple(tensors)
+    )
+
+
+def optimal(tensors: Sequence[Lifetime], alignment: int = 1, node_limit: int = NODE_LIMIT) -> MemoryPlan:
+    """The smallest arena.
+
+    The bound is the largest sum of live bytes. A few first-fit orders often reach it; otherwise a search decides
+    whether a plan of some size exists: of the bound itself, then halving the interval between bound and best plan.
+
+    Args:
+        node_limit: states that each of these searches may visit. When one runs out, only slightly better plans
+            are sought; when that runs out too, the best plan so far comes back with `proved=False` and the best
+            bound.
+    """
+    offsets = min(
+        (_first_fit(order, alignment) for order in _orders(tensors)),
+        key=lambda found: _arena(tensors, found, alignment),
+    )
+    arena, bound = _arena(tensors, offsets, alignment), _live_peak(tensors, alignment)
+    # Arenas are sums of sizes, so multiples of their common divisor.
+    step = math.gcd(*(align(t.size, alignment) for t in tensors)) or 1
+    target, ran_out = bound, False
+    while arena > bound and len(tensors) <= LARGEST_SEARCH:
+        found, finished = _search(tensors, alignment, target, node_limit)
+        if found is not None:
+            offsets, arena = found, _arena(tensors, found, alignment)
+        elif finished:
+            bound = target + step
+        elif ran_out:
+            break
+        else:
+            ran_out = True
+        target = arena - step if ran_out else bound + (arena - bound) // step // 2 * step
+    return MemoryPlan(
+        MappingProxyType(offsets), arena, bound, arena == bound, "optimal", alignment, tuple(tensors)
+    )
+
+
+def _meet(a: Lifetime, b: Lifetime) -> bool:
+    return a.first <= b.last and b.first <= a.last
+
+
+def _first_fit(order: Sequence[Lifetime], alignment: int) -> dict[str, int]:
+    """Each tensor in the lowest gap that holds it among the placed ones that live with it."""
+    placed: list[tuple[int, int, Lifetime]] = []
+    for tensor in order:
+        size, offset = align(tensor.size, alignment), 0
+        for begin, end, _ in sorted(p for p in placed if _meet(p[2], tensor)):
+            if begin - offset >= size:
+                break
+            offset = max(offset, end)
+        placed.append((offset, offset + size, tensor))
+    return {tensor.name: begin for begin, _, tensor in placed}
+
+
+def _orders(tensors: Sequence[Lifetime]) -> list[list[Lifetime]]:
+    """Orders that first fit does well with: by size (TensorFlow Lite Micro's), by area, by length, by time."""
+    later_first = tensors[::-1]
+    return [
+        sorted(later_first, key=lambda t: -t.size),
+        sorted(tensors, key=lambda t: -t.size),
+        sorted(tensors, key=lambda t: -t.size * (t.last - t.first + 1)),
+        sorted(tensors, key=lambda t: (t.first - t.last, -t.size)),
+        sorted(tensors, key=lambda t: (t.first, -t.size)),
+        sorted(tensors, key=lambda t: (-t.last, -t.size)),
+    ]
+
+
+def _arena(tensors: Sequence[Lifetime], offsets: Mapping[str, int], alignment: int) -> int:
+    return max((offsets[t.name] + align(t.size, alignment) for t in tensors), default=0)
+
+
+def _live_peak(tensors: Sequence[Lifetime], alignment: int) -> int:
+    return max((sum(size for _, size in live) for live in _live_sets(tensors, alignment)), default=0)
+
+
+def _live_sets(tensors: Sequence[Lifetime], alignment: int) -> list[list[tuple[int, int]]]:
+    """(index, aligned size) of the tensors that live together, at each step at which something begins to live."""
+    return [
+        [(i, align(t.size, alignment)) for i, t in enumerate(tensors) if t.first <= step <= t.last]
+        for step in sorted({t.first for t in tensors})
+    ]
+
+
+_WALL = 1 << 62  # height of a step at which nothing is left to place
+
+
+def _search(
+    tensors: Sequence[Lifetime], alignment: int, capacity: int, node_limit: int
+) -> tuple[dict[str, int] | None, bool]:
+    """Offsets within `capacity`, or None; and whether the search was exhaustive.
+
+    Push every tensor of a plan down until it rests on the ground or on another: still a plan. Built from below,
+    such a plan always goes on at the lowest stretch of its skyline (height per step): either some tensor whose life
+    lies within the stretch rests there, or nothing does, and then the lowest thing above it rests on a neighbour,
+    so the stretch can be raised to the lower neighbour. A branch ends when at some step height and bytes left to
+    place exceed the capacity.
+    """
+    steps = sorted({t.first for t in tensors})  # a live set is largest where a life begins
+    position = {step: i for i, step in enumerate(steps)}
+    first = [position[t.first] for t in tensors]
+    last = [max(i for i, step in enumerate(steps) if step <= t.last) for t in tensors]
+    size = [align(t.size, alignment) for t in tensors]
+    left = [sum(size[i] for i in range(len(tensors)) if first[i] <= s <= last[i]) for s in range(len(steps))]
+    # Longer lives and larger tensors first: they fail early, and when they fit the rest is easy.
+    order = sorted(range(len(tensors)), key=lambda i: (-(last[i] - first[i] + 1) * size[i], i))
+    height = [0] * len(steps)
+    offsets: dict[int, int] = {}
+    seen: set[tuple[int, tuple[int, ...]]] = set()
+    budget = node_limit
+
+    def descend(unplaced: int, height: list[int], left: list[int]) -> bool | None:
+        """True: placed all. False: there is no way. None: the limit was reached."""
+        nonlocal budget
+        if not unplaced:
+            return True
+        key = (unplaced, tuple(height))
+        if key in seen:
+            return False
+        if budget <= 0:
+            return None
+        budget -= 1
+        seen.add(key)
+        low = min(height)
+        begin = height.index(low)
+        end = begin
+        while end + 1 < len(height) and height[end + 1] == low:
+            end += 1
+        complete: bool | None = False
+        for i in order:
+            if not unplaced >> i & 1 or first[i] < begin or last[i] > end:
+                continue
+            raised, rest = list(height), list(left)
+            for s in range(first[i], last[i] + 1):
+                rest[s] -= size[i]
+                raised[s] = low + size[i] if rest[s] else _WALL
+            # What is placed here costs height where it is, and nothing elsewhere: the bound still holds.
+            offsets[i] = low
+            result = descend(unplaced & ~(1 << i), raised, rest)
+            if result:
+                return True
+            complete = None if result is None else complete
+        neighbours = [height[s] for s in (begin - 1, end + 1) if 0 <= s < len(height)]
+        up = min(neighbours, default=_WALL)
+        if up < _WALL and all(up + left[s] <= capacity for s in range(begin, end + 1)):
+            result = descend(unplaced, [*height[:begin], *[up] * (end - begin + 1), *height[end + 1 :]], left)
+            if result:
+                return True
+            complete = None if result is None else complete
+        return complete
+
+    if any(need > capacity for need in left):
+        return None, True
+    result = descend((1 << len(tensors)) - 1, height, left)
+    if result:
+        return {tensors[i].name: offset for i, offset in offsets.items()}, True
+    return None, result is False

@@ -1,0 +1,239 @@
+"""Memory plans: TensorFlow Lite Micro's against its interpreter, the optimal one against exhaustive search."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from profilers.memory import Lifetime, MemoryPlan, greedy, lifetimes, optimal, plan, plan_greedy, plan_optimal
+from tests.random_graphs import float_graphs, int8_graphs
+from toolchain.errors import GraphError
+from toolchain.export.tflite_writer import write_tflite
+from toolchain.graph import Graph, GraphBuilder, Quantization
+from toolchain.graph.liveness import live_peak_bytes
+
+SCALE = Quantization.per_tensor(0.05)
+
+
+def tflm_head(model: bytes) -> int:
+    """Bytes of the arena's head that TensorFlow Lite Micro's interpreter reports (it prints to file descriptor 2)."""
+    runtime = pytest.importorskip("tflite_micro.python.tflite_micro.runtime")
+    interpreter = runtime.Interpreter.from_bytes(model, arena_size=8 << 20)
+    with tempfile.TemporaryFile() as file:
+        kept = [os.dup(1), os.dup(2)]
+        try:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            interpreter.print_allocations()
+        finally:
+            for descriptor, saved in enumerate(kept, start=1):
+                os.dup2(saved, descriptor)
+                os.close(saved)
+        file.seek(0)
+        text = file.read().decode()
+    found = re.search(r"Arena allocation head (\d+) bytes", text)
+    assert found is not None, text
+    return int(found.group(1))
+
+
+def exists(tensors: Sequence[Lifetime], capacity: int) -> bool:
+    """Whether some assignment of whole offsets fits: every one is tried."""
+
+    def place(index: int, placed: list[tuple[int, Lifetime]]) -> bool:
+        if index == len(tensors):
+            return True
+        t = tensors[index]
+        for offset in range(capacity - t.size + 1):
+            clash = any(
+                t.first <= o.last and o.first <= t.last and offset < at + o.size and at < offset + t.size
+                for at, o in placed
+            )
+            if not clash and place(index + 1, [*placed, (offset, t)]):
+                return True
+        return False
+
+    return place(0, [])
+
+
+def residual_net(seed: int, blocks: int) -> Graph:
+    """Int8 blocks in a row: residuals, concatenations, pools, branches of two and three, reshapes; two outputs."""
+    rng = np.random.default_rng(seed)
+    b = GraphBuilder("int8")
+
+    def conv(x: str, channels: int, stride: int = 1) -> str:
+        weights = rng.integers(-127, 128, (channels, 3, 3, b.shape(x)[3])).astype(np.int8)
+        return b.conv2d(
+            x, weights, np.zeros(channels, np.int32), stride=(stride, stride), padding="same",
+            quantization=SCALE, weight_quantization=Quantization((0.0078125,) * channels, (0,) * channels),
+            bias_quantization=Quantization((0.00048828125,) * channels, (0,) * channels),
+        )  # fmt: skip
+
+    x = b.input((1, int(rng.integers(4, 20)), int(rng.integers(4, 20)), int(rng.integers(1, 5))), SCALE)
+    early = x
+    for _ in range(blocks):
+        channels = int(rng.integers(1, 12))
+        kind = rng.integers(6)
+        if kind == 0:
+            x = b.binary("add", x, conv(conv(x, channels), b.shape(x)[3]), quantization=SCALE)
+        elif kind == 1:
+            branches = [conv(x, int(rng.integers(1, 12))) for _ in range(int(rng.integers(2, 4)))]
+            x = b.concatenation([x, *branches] if rng.random() < 0.5 else branches, quantization=SCALE)
+        elif kind == 2:
+            x = conv(x, channels, int(rng.integers(1, 3)))
+        elif kind == 3:
+            gate = b.pool("average_pool", x, b.shape(x)[1:3], quantization=SCALE)
+            x = b.binary("mul", x, conv(gate, b.shape(x)[3]), quantization=SCALE)
+        elif kind == 4:
+            x = b.pad(x, ((0, 0), (1, 0), (0, 1), (0, 0)), quantization=SCALE)
+        else:
+            x = b.unary("hard_swish", x, quantization=SCALE)
+        early = x if rng.random() < 0.2 else early
+    flat = b.reshape(x, (1, int(np.prod(b.shape(x)))), quantization=SCALE)
+    return b.build(flat, early) if early not in b._inputs and early != x else b.build(flat)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_greedy_arena_is_the_interpreters(seed: int) -> None:
+    graph = residual_net(seed, 1 + seed % 14)
+    found = plan_greedy(graph)
+    found.check()
+    assert found.arena_bytes == tflm_head(write_tflite(graph))
+
+
+@settings(max_examples=60, deadline=None)
+@given(int8_graphs(max_blocks=6, extreme=False))
+def test_greedy_arena_is_the_interpreters_for_every_operator(graph: Graph) -> None:
+    assert plan_greedy(graph).arena_bytes == tflm_head(write_tflite(graph))
+
+
+@settings(max_examples=60, deadline=None)
+@given(float_graphs())
+def test_float_graphs_too(graph: Graph) -> None:
+    assert plan_greedy(graph).arena_bytes == tflm_head(write_tflite(graph))
+
+
+@pytest.mark.parametrize("name", ["resnet8", "mbnet", "mbv3", "dscnn", "ts1d"])
+def test_arenas_of_whole_networks(name: str) -> None:
+    pytest.importorskip("torch")
+    from tests import nets
+    from toolchain.graph.lower import lower
+    from toolchain.quantize import quantize
+
+    net = nets.NETS[name]
+    graph = lower(net.build().eval(), net.input_shape)
+    shape = (4, *graph.tensors[graph.inputs[0]].shape[1:])
+    integer = quantize(graph, np.random.default_rng(0).normal(size=shape).astype(np.float32))
+    found = plan_greedy(integer)
+    assert found.arena_bytes == tflm_head(write_tflite(integer))
+    best = plan_optimal(integer)
+    best.check()
+    assert best.proved
+    assert best.arena_bytes <= found.arena_bytes
+
+
+@st.composite
+def tensor_sets(draw: st.DrawFn, most: int = 7) -> list[Lifetime]:
+    spans = st.tuples(st.integers(1, 4), st.integers(0, 5), st.integers(0, 5))
+    drawn = draw(st.lists(spans, min_size=1, max_size=most))
+    return [Lifetime(f"t{i}", size, min(a, b), max(a, b)) for i, (size, a, b) in enumerate(drawn)]
+
+
+@settings(max_examples=300, deadline=None)
+@given(tensor_sets())
+def test_optimal_is_optimal(tensors: list[Lifetime]) -> None:
+    best = optimal(tensors)
+    best.check()
+    assert best.proved
+    assert best.lower_bound == best.arena_bytes
+    peak = max(sum(t.size for t in tensors if t.first <= step <= t.last) for step in range(6))
+    assert best.arena_bytes >= peak
+    assert best.arena_bytes == peak or not exists(tensors, best.arena_bytes - 1)
+
+
+@settings(max_examples=100, deadline=None)
+@given(tensor_sets(12), st.sampled_from([1, 4, 16]))
+def test_plans_keep_order(tensors: list[Lifetime], alignment: int) -> None:
+    first, best = greedy(tensors, alignment), optimal(tensors, alignment)
+    first.check()
+    best.check()
+    assert best.lower_bound <= best.arena_bytes <= first.arena_bytes
+    assert first.lower_bound <= best.lower_bound
+
+
+# No plan reaches the live peak here: found among 142,000 random tight sets, about one in 7,500 of them.
+ABOVE_THE_PEAK = [
+    (
+        [(1, 0, 0), (3, 0, 2), (2, 3, 3), (1, 1, 4), (1, 4, 4), (1, 3, 5), (2, 5, 5), (1, 4, 6), (3, 6, 6)],
+        4,
+        5,
+    ),
+    (
+        [(2, 0, 0), (2, 0, 1), (1, 1, 2), (1, 2, 2), (1, 1, 3), (1, 2, 3), (2, 4, 4), (2, 3, 5), (2, 5, 5)],
+        4,
+        5,
+    ),
+    (
+        [(2, 0, 0), (3, 0, 1), (1, 1, 2), (2, 2, 4), (1, 3, 4), (1, 1, 5), (1, 2, 5), (3, 5, 6), (2, 6, 6)],
+        5,
+        6,
+    ),
+]
+
+
+@pytest.mark.parametrize(("spans", "peak", "arena"), ABOVE_THE_PEAK)
+def test_the_peak_is_not_always_reached(spans: list[tuple[int, int, int]], peak: int, arena: int) -> None:
+    tensors = [Lifetime(f"t{i}", *span) for i, span in enumerate(spans)]
+    assert not exists(tensors, peak)
+    best = optimal(tensors)
+    assert (best.arena_bytes, best.lower_bound, best.proved) == (arena, arena, True)
+    assert greedy(tensors, 1).lower_bound == peak
+
+
+def test_a_search_that_runs_out_says_so() -> None:
+    tensors = [Lifetime(f"t{i}", *span) for i, span in enumerate(ABOVE_THE_PEAK[0][0])]
+    best = optimal(tensors, node_limit=3)
+    best.check()
+    assert not best.proved
+    assert best.lower_bound == 4 < best.arena_bytes
+
+
+def test_lifetimes_of_a_residual() -> None:
+    b = GraphBuilder()
+    x = b.input((1, 4, 4, 2))
+    y = b.unary("hard_swish", x)
+    z = b.binary("add", x, y)
+    unused = b.input((1, 3))
+    graph = b.build(z)
+    assert lifetimes(graph) == [(x, 128, 0, 2), (unused, 12, 0, 0), (y, 128, 1, 2), (z, 128, 2, 2)]
+    assert live_peak_bytes(graph) == 384
+    assert plan(graph, "optimal").arena_bytes == plan(graph).arena_bytes == 384
+
+
+def test_outputs_live_to_the_end() -> None:
+    b = GraphBuilder()
+    x = b.input((1, 1, 1, 25))
+    y = b.unary("hard_swish", x)
+    z = b.unary("hard_swish", y)
+    assert live_peak_bytes(b.build(y, z)) == 200
+    assert lifetimes(b.build(y, z))[1].last == 2
+    assert live_peak_bytes(b.build(z), alignment=16) == 224
+
+
+def test_check_finds_overlap_and_overflow() -> None:
+    tensors = (Lifetime("a", 10, 0, 1), Lifetime("b", 10, 1, 2), Lifetime("c", 10, 2, 3))
+    good = MemoryPlan({"a": 0, "b": 16, "c": 0}, 32, 32, True, "greedy", 16, tensors)
+    good.check()
+    with pytest.raises(GraphError, match="overlap"):
+        replace(good, offsets={"a": 0, "b": 0, "c": 16}).check()
+    with pytest.raises(GraphError, match="outside an arena"):
+        replace(good, offsets={"a": 0, "b": 32, "c": 0}).check()
+    with pytest.raises(GraphError, match="alignment"):
+        replace(good, offsets={"a": 0, "b": 17, "c": 0}).check()
