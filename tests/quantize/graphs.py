@@ -1,9 +1,10 @@
-"""Float graphs built by hand, which between them use every kind, activation and padding."""
+"""A float graph with every kind, activation and padding, and helpers to run int8 graphs."""
 
 import numpy as np
 
-from toolchain.graph import Graph, GraphBuilder
+from toolchain.graph import Graph, GraphBuilder, quantize_array
 from toolchain.graph.graph import Array
+from toolchain.graph.integer_reference import run_int8
 
 
 def normal(seed: int, *shape: int) -> Array:
@@ -27,3 +28,16 @@ def everything() -> Graph:
     y = b.reshape(y, (1, 3 * 3 * 8))
     y = b.fully_connected(y, normal(10, 5, 72) / 8, normal(11, 5), activation="none")
     return b.build(b.unary("softmax", y))
+
+
+def integer_input(graph: Graph, x: Array) -> Array:
+    """Real values as the int8 input of an int8 graph."""
+    quantization = graph.tensors[graph.inputs[0]].quantization
+    assert quantization is not None
+    return quantize_array(x, quantization)
+
+
+def accuracy(graph: Graph, x: Array, y: Array) -> float:
+    """Share of samples whose largest int8 output is the label's."""
+    outputs = run_int8(graph, integer_input(graph, x)).reshape(len(x), -1)
+    return float((outputs.argmax(1) == y).mean())

@@ -202,18 +202,18 @@ def quantize_with_ranges(graph: Graph, qparams: Mapping[str, Quantization]) -> G
     tensors: dict[str, Tensor] = {}
     constants: dict[str, Array] = {}
     nodes: list[Node] = []
+    names: dict[tuple[str, ...], str] = {}
+    group = tied_groups(graph)
 
-    def constant(name: str, values: Array, quantization: Quantization) -> str:
-        """Add a constant; one that serves several nodes gets a second name where its integers differ."""
-        wanted, copy = Tensor(name, values.shape, str(values.dtype), quantization), 1
-        while wanted.name in tensors or (copy > 1 and wanted.name in graph.tensors):
-            if tensors.get(wanted.name) == wanted and np.array_equal(constants[wanted.name], values):
-                return wanted.name
-            copy += 1
-            wanted = replace(wanted, name=f"{name}_{copy}")
-        tensors[wanted.name] = wanted
-        constants[wanted.name] = values
-        return wanted.name
+    def constant(name: str, use: tuple[str, ...], values: Array, quantization: Quantization) -> str:
+        """Add a constant. One that is used in several ways gets a name for each: with which, the structure says."""
+        if (name, *use) not in names:
+            copies = sum(key[0] == name for key in names)
+            fresh = _fresh(f"{name}_{copies + 1}", graph.tensors) if copies else name
+            names[name, *use] = fresh
+            tensors[fresh] = Tensor(fresh, values.shape, str(values.dtype), quantization)
+            constants[fresh] = values
+        return names[name, *use]
 
     def activation(name: str) -> None:
         tensors[name] = Tensor(name, graph.tensors[name].shape, "int8", qparams[name])
@@ -224,14 +224,17 @@ def quantize_with_ranges(graph: Graph, qparams: Mapping[str, Quantization]) -> G
         inputs = []
         for name in node.inputs[: len(node.operator.inputs)]:
             if name in graph.constants:
-                name = constant(name, quantize_array(graph.constants[name], qparams[name]), qparams[name])
+                integers = quantize_array(graph.constants[name], qparams[name])
+                name = constant(name, ("operand",), integers, qparams[name])
             inputs.append(name)
         if node.operator.kind in WEIGHTED:
             weights, bias = quantize_weights(
                 node.operator, *_weights_and_bias(graph, node), qparams[node.inputs[0]].scale[0]
             )
-            inputs.append(constant(node.inputs[-2], *weights))
-            inputs.append(constant(node.inputs[-1], *bias))
+            # The bias' scale, and in rare cases that of the weights, depend on the input's.
+            use = (node.operator.kind, node.operator.activation, group[node.inputs[0]])
+            inputs.append(constant(node.inputs[-2], use, *weights))
+            inputs.append(constant(node.inputs[-1], (*use, node.inputs[-2]), *bias))
         activation(node.output)
         operator = replace(
             node.operator,

@@ -101,7 +101,7 @@ class FakeQuantizedGraph(nn.Module):
 
     def quantization(self) -> dict[str, Quantization]:
         """Scales as learnt so far, and zero points, for `quantize_with_ranges`."""
-        scales = {root: float(scale) for root, scale in self._scales().items()}
+        scales = {root: float(scale.detach()) for root, scale in self._scales().items()}
         return {
             name: Quantization((scales[root],), (self._zero_points[name],))
             for name, root in self._group.items()
@@ -188,7 +188,8 @@ def train_quantized(
             error = loss(model(inputs[batch])[logits].flatten(1), targets[batch])
             if not bool(torch.isfinite(error)):
                 raise ConfigurationError(
-                    f"training diverged in step {done}: loss {float(error)}", remedy="lower learning_rate"
+                    f"training diverged in step {done}: loss {float(error.detach())}",
+                    remedy="lower learning_rate",
                 )
             optimizer.zero_grad()
             error.backward()  # type: ignore[no-untyped-call]
