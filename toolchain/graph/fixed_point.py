@@ -28,16 +28,18 @@ def wrap32(x: Integers) -> Integers:
     return x.astype(np.int32).astype(np.int64)
 
 
-def quantize_multiplier(real: float) -> tuple[int, int]:
+def quantize_multiplier(real: float, max_shift: int = MAX_SHIFT) -> tuple[int, int]:
     """(multiplier, shift) with real ~ multiplier * 2^(shift - 31) and multiplier in [2^30, 2^31), or (0, 0).
 
     Multipliers below 2^-32 become zero. [QuantizeMultiplier]
 
     Args:
         real: ratio of scales, zero or positive.
+        max_shift: largest left shift that the caller's kernel can do.
 
     Raises:
-        GraphError: `real` is 2^30 or more; the kernels would shift an int32 by more than it has bits.
+        GraphError: `real` is 2^max_shift or more. Beyond 30 the kernels' left shift is undefined in C, and what
+            TFLite Micro then computes depends on the processor.
     """
     if real == 0.0:
         return 0, 0
@@ -48,9 +50,9 @@ def quantize_multiplier(real: float) -> tuple[int, int]:
         shift += 1
     if shift < -31:
         return 0, 0
-    if shift > MAX_SHIFT:
+    if shift > max_shift:
         raise GraphError(
-            f"scales differ too much: their ratio {real:g} is not below 2^{MAX_SHIFT}",
+            f"scales differ too much: their ratio {real:g} is not below 2^{max_shift}",
             remedy="check the quantisation of this operator's tensors",
         )
     return multiplier, shift

@@ -24,8 +24,9 @@ Int8Array = NDArray[np.int8]
 
 MAX_CONCATENATION_INPUTS: Final = 10  # kMaxInputNum of TFLite Micro's concatenation.cc
 MAX_PAD_RANK: Final = 5  # PadKernelMaxDimensionCount
-MAX_BROADCAST_RANK: Final = 6  # kMaxMulBroadcastDim
-MAX_SOFTMAX_DEPTH: Final = 4095  # 4096 equal inputs overflow the Q12.19 sum of exponentials
+MAX_RANK: Final = 6  # RuntimeShape::kMaxSmallSize: what a shape holds without a heap
+# TFLite Micro aborts when a softmax's sum of exp(x - max) reaches this; only rows longer than that can get there.
+MAX_SOFTMAX_SUM: Final = 512
 
 _ADD_LEFT_SHIFT: Final = 20
 # Products of int8 pairs (255 * 128 at most) whose sum a float32 still holds exactly.
@@ -250,7 +251,7 @@ def _check_rank(op: Operator, greatest: int) -> None:
 
 def _add(op: Operator, data: list[Int8Array], inputs: list[Quantization], output: Quantization) -> Int8Array:
     """Both inputs go to half the larger scale, shifted left by 20 bits. [CalculateOpDataAdd, AddFunc]"""
-    _check_rank(op, MAX_BROADCAST_RANK)
+    _check_rank(op, MAX_RANK)
     scales = [q.scale[0] for q in inputs]
     twice = 2 * max(scales)
     rescale = fp.quantize_multiplier(twice / ((1 << _ADD_LEFT_SHIFT) * output.scale[0]))
@@ -269,7 +270,7 @@ def _add(op: Operator, data: list[Int8Array], inputs: list[Quantization], output
 
 
 def _mul(op: Operator, data: list[Int8Array], inputs: list[Quantization], output: Quantization) -> Int8Array:
-    _check_rank(op, MAX_BROADCAST_RANK)
+    _check_rank(op, MAX_RANK)
     product = _centred(data[0], inputs[0]) * _centred(data[1], inputs[1])
     ratio = inputs[0].scale[0] * inputs[1].scale[0] / output.scale[0]
     return _requantize(product, [fp.quantize_multiplier(ratio)], output, op.activation)
@@ -325,6 +326,7 @@ def _reshape(
 def _concatenation(
     op: Operator, data: list[Int8Array], inputs: list[Quantization], output: Quantization
 ) -> Int8Array:
+    _check_rank(op, MAX_RANK)
     if len(data) > MAX_CONCATENATION_INPUTS:
         raise GraphError(f"{len(data)} inputs, TFLite Micro takes at most {MAX_CONCATENATION_INPUTS}")
     if any((q.scale, q.zero_point) != (output.scale, output.zero_point) for q in inputs):
@@ -347,9 +349,11 @@ def _hard_swish(
     output_multiplier, output_shift = fp.quantize_multiplier(ratio)
     if output_shift > 0:
         raise GraphError(
-            f"hard_swish: the input scale ({inputs[0].scale[0]:g}) must be at most 128 times the output scale "
+            f"hard_swish: the input scale ({inputs[0].scale[0]:g}) must be below 128 times the output scale "
             f"({output.scale[0]:g})"
         )
+    if relu_ratio >= 2.0**fp.MAX_SHIFT:
+        raise GraphError(f"hard_swish: the input scale {inputs[0].scale[0]:g} must be below 1.2e7")
     relu_multiplier, relu_shift = fp.quantize_multiplier(relu_ratio)
 
     fine = _centred(np.arange(-128, 128).astype(np.int8), inputs[0]) << 7
@@ -385,13 +389,11 @@ def _softmax(
     """
     if output.zero_point[0] != -128 or output.scale[0] != 1 / 256:
         raise GraphError("softmax needs an output scale of 1/256 and a zero point of -128")
-    if op.output[-1] > MAX_SOFTMAX_DEPTH:
-        raise GraphError(f"softmax over {op.output[-1]} values, at most {MAX_SOFTMAX_DEPTH}")
     real = min(inputs[0].scale[0] * (1 << 26), 2.0**31 - 1)
     if real <= 1:
         raise GraphError(f"softmax: the input scale {inputs[0].scale[0]:g} must be above 2^-26")
-    # The shift is 31 where the ratio is capped; only a difference of 0 is then inside the radius.
-    multiplier, shift = (fp.INT32[1], 31) if real == 2.0**31 - 1 else fp.quantize_multiplier(real)
+    # A shift of 31 would overflow, but then only a distance of 0 is inside the radius.
+    multiplier, shift = fp.quantize_multiplier(real, max_shift=31)
     radius = math.floor(31 * (1 << 26) / (1 << shift))
 
     distance = np.arange(256)
@@ -404,6 +406,12 @@ def _softmax(
     x = data[0].astype(np.int64)
     distances = x.max(axis=-1, keepdims=True) - x
     total = summands[distances].sum(axis=-1, keepdims=True)  # Q12.19, at least 1.0
+    if total.max() >= MAX_SOFTMAX_SUM << 19:
+        raise GraphError(
+            f"softmax: {op.output[-1]} values so equal that their sum of exponentials reaches {MAX_SOFTMAX_SUM}; "
+            "TFLite Micro aborts on it",
+            remedy=f"end the network without softmax, or with fewer than {MAX_SOFTMAX_SUM} classes",
+        )
     headroom = 32 - np.frexp(total.astype(np.float64))[1].astype(np.int64)  # leading zeros of an int32
     reciprocal = fp.reciprocal_of_one_plus((total << headroom) - (1 << 31))
     exponent = 12 - headroom + 31 - 8
