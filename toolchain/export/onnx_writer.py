@@ -16,14 +16,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
 
-from toolchain.errors import DataError, ModelFileError, UnsupportedError, VerificationError
+from toolchain.errors import (
+    ConfigurationError,
+    DataError,
+    ModelFileError,
+    UnsupportedError,
+    VerificationError,
+)
 from toolchain.graph import Graph, Node, Operator, Shape, same_padding
 from toolchain.graph.graph import Array
 from toolchain.graph.operator import WEIGHTED
+
+try:
+    import onnx
+    from onnx import helper, numpy_helper
+except ImportError as error:
+    raise ConfigurationError(
+        "writing ONNX files needs the onnx package", remedy="pip install 'boardfit[onnx]'"
+    ) from error
 
 if TYPE_CHECKING:
     from torch import nn
