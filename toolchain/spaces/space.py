@@ -14,16 +14,19 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from toolchain.errors import BoardfitError, ConfigurationError
 from toolchain.graph.chain import Arc, Chain
 from toolchain.graph.graph import Graph
 from toolchain.graph.liveness import live_peak_bytes
+from toolchain.graph.lower import lower
 from toolchain.graph.operator import DType, Operator, Shape
 
 Architecture = tuple[int, ...]
@@ -474,9 +477,10 @@ class Space(ABC):
         return _without_dead_ends(layers, found)
 
     def _check_head(self, shape: Shape) -> None:
-        with torch.device("meta"):
+        # Heads are few and small: with real weights they run sooner than torch loads its meta kernels for pooling.
+        with torch.random.fork_rng(devices=[]):
             head = self.head(shape)
-        output = output_shape(head, shape, f"{self.name}: head on {shape}")
+        output = output_shape(head, shape, f"{self.name}: head on {shape}", device="cpu")
         if output != (self.classes,):
             raise ConfigurationError(
                 f"{self.name}: head gives {output} on {shape}, expected ({self.classes},)"
@@ -624,8 +628,29 @@ def _without_dead_ends(
     return tuple(states), tuple(steps)
 
 
-def output_shape(module: nn.Module, shape: Shape, where: str) -> Shape:
-    """Shape that a module on torch's meta device gives for one sample: no weights, no arithmetic.
+class _ShapesOnly(TorchFunctionMode):
+    """Leave out what changes no shape: torch does batch norm on the meta device in Python, 10 ms each."""
+
+    _SAME = (
+        functional.batch_norm,
+        functional.relu,
+        functional.relu6,
+        functional.hardswish,
+        functional.hardsigmoid,
+    )
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        return args[0] if func in self._SAME else func(*args, **(kwargs or {}))
+
+
+def output_shape(module: nn.Module, shape: Shape, where: str, device: str = "meta") -> Shape:
+    """Shape that a module gives for one sample; on torch's meta device without weights or arithmetic.
 
     Args:
         shape: of the sample, torch's without the batch; the result is the same kind.
@@ -635,8 +660,8 @@ def output_shape(module: nn.Module, shape: Shape, where: str) -> Shape:
         ConfigurationError: the module does not take that shape, or gives something else than one tensor.
     """
     try:
-        with torch.no_grad():
-            output = module.eval()(torch.empty((1, *shape), device="meta"))
+        with torch.no_grad(), _ShapesOnly():
+            output = module.eval()(torch.zeros((1, *shape), device=device))
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigurationError(
@@ -650,8 +675,6 @@ def output_shape(module: nn.Module, shape: Shape, where: str) -> Shape:
 def _lower_module(module: nn.Module, shape: Shape, where: str) -> _Lowered:
     if isinstance(module, nn.Identity):
         return _Lowered((), math.prod(shape), 0, 0, shape)
-    from toolchain.graph.lower import lower
-
     try:
         graph = lower(module, shape)
     except BoardfitError as error:
