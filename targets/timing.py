@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 PROTOCOL = "p5-anchor/1"  # part of a stack: numbers of another protocol are other numbers
 EMPTY = "\x00empty"  # the key of the empty call in a window; never a user's key
 ANCHOR = "\x00anchor"
+_MOST_LOOPS = 1 << 14  # no call takes less than 10 ns; a clock that stands still must not make loops without end
 
 Call = Callable[[], object]
 Clock = Callable[[], int]  # nanoseconds, as time.perf_counter_ns
@@ -333,11 +334,11 @@ def _sizes(call: Call, settings: Settings, clock: Clock) -> tuple[int, int, int]
     while True:
         # The quicker of two: a loop that the machine interrupted says that a call is slower than it is.
         spent = max(min(_loop(call, count, clock), _loop(call, count, clock)), 1)
-        if spent >= target / 2:
+        if spent >= target / 2 or count >= _MOST_LOOPS:
             break
         count = max(count + 1, min(count * 8, int(count * target / spent)))
     per_call = spent / count
-    count = max(1, round(target / per_call))
+    count = min(_MOST_LOOPS, max(1, round(target / per_call)))
     # A call that is itself a hundred loops long (a large network) has no cold start worth a second one.
     warm = 0 if per_call > 100 * target else max(1, int(count * settings.warm_up))
     samples = int(settings.kernel_s * 1e9 / (per_call * (count + warm)))
