@@ -76,7 +76,8 @@ class _Lowering:
         self._drop_identities()
         try:
             self._rewire_in_place()
-            for node in _live(self.traced):
+            _drop_unused(self.traced)
+            for node in self.traced.nodes:
                 self.node = node
                 if node not in self.env and node.op != "output":
                     self._step()
@@ -259,13 +260,11 @@ def _eval_mode(module: nn.Module) -> Iterator[None]:
             m.training = True
 
 
-def _live(graph: fx.Graph) -> list[fx.Node]:
-    """The nodes that the output needs, in order."""
-    needed: set[fx.Node] = set()
+def _drop_unused(graph: fx.Graph) -> None:
+    """Take out what the output does not need: it would count as a user, and keep things from being fused."""
     for node in reversed(graph.nodes):
-        if node.op == "output" or node in needed:
-            needed.update([node, *node.all_input_nodes])
-    return [n for n in graph.nodes if n in needed]
+        if not node.users and node.op not in ("placeholder", "output"):
+            graph.erase_node(node)
 
 
 def _nodes(arguments: Any) -> list[fx.Node]:

@@ -155,17 +155,19 @@ def _pool(ctx: Context, kind: Kind, x: Value, kernel: Pair, stride: Pair, pads: 
         return x
     name = x.name if before is None else pad_node(ctx, x.name, before)
     if mode == "valid":
-        # A window that never moves has no stride: one form for equal work.
+        # A window that does not move has no stride: one form for equal work.
         _, height, width, _ = ctx.builder.shape(name)
-        stride = (
-            stride[0] if height >= kernel[0] + stride[0] else kernel[0],
-            stride[1] if width >= kernel[1] + stride[1] else kernel[1],
-        )
+        stride = (_resting(height, kernel[0], stride[0]), _resting(width, kernel[1], stride[1]))
     _, activation = ctx.epilogue(False)
     name = ctx.builder.pool(
         kind, name, kernel, stride=stride, padding=mode, activation=activation, source=ctx.source
     )  # fmt: skip
     return _spatial_value(ctx, name, len(x.shape), nonnegative=x.nonnegative or activation != "none")
+
+
+def _resting(size: int, kernel: int, stride: int) -> int:
+    """The stride, or the kernel where neither would move the window."""
+    return kernel if size < kernel + min(kernel, stride) else stride
 
 
 def _check_ceil(base: Shape, kernel: Pair, stride: Pair, padding: Pair) -> None:
