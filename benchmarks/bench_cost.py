@@ -112,12 +112,12 @@ def measure(name: str, chain: Chain, count: int) -> dict[str, float | str | int]
 
 
 def spaces() -> list[tuple[str, Chain]]:
-    """The real spaces, where toolchain.spaces and torch are installed."""
+    """The real spaces, where torch is installed."""
     try:
-        from toolchain.spaces import ConditionMonitoringSpace  # type: ignore[attr-defined]
+        from toolchain.spaces import ConNAS1d, Image2d
     except ImportError:
         return []
-    return [("toolchain.spaces", ConditionMonitoringSpace().chain())]
+    return [(space.name, space.chain("int8")) for space in (ConNAS1d(), Image2d())]
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from profilers.calibrate import Calibration
+from profilers.counts import FlashModel
 from toolchain.errors import ConfigurationError, LutError
 from toolchain.graph.chain import Arc, Chain
 from toolchain.graph.operator import Operator
@@ -49,21 +50,6 @@ class ArcMetric:
     value: Callable[[Arc], float]
     base: float = 0.0
     evidence: Evidence = Evidence.PREDICTED
-    origin: str = ""
-
-
-@dataclass(frozen=True)
-class FlashModel:
-    """Bytes of a model file from its operators: base + sum of (constants + overhead).
-
-    Attributes:
-        base: bytes of a file with no operator, and of everything that does not depend on the path.
-        overhead: bytes that an operator adds beside its constants, by operator.
-        origin: what it was fitted on, e.g. "tflite int8".
-    """
-
-    base: float
-    overhead: Callable[[Operator], float]
     origin: str = ""
 
 
