@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from profilers.lut import CalibrationRow, Failure, Lut, Network, Row
-from profilers.lut_file import SCHEMA_VERSION
+from profilers.lut_file import APPLICATION_ID, SCHEMA, SCHEMA_VERSION, table_columns
+from profilers.lut_io import COLUMNS
 from toolchain.errors import BoardfitError, LutError
 from toolchain.graph.operator import Operator
 from toolchain.measurement import Evidence, Measurement, Stack
@@ -379,3 +380,45 @@ def test_the_lut_needs_neither_torch_nor_pyarrow() -> None:
     code = "import sys, profilers.lut, profilers.lut_io; print({'torch', 'pyarrow'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+# docs/lut.md
+
+
+def documented(heading: str) -> list[tuple[str, ...]]:
+    """Cells of the first table below a heading of docs/lut.md, without its head."""
+    text = (Path(__file__).parents[2] / "docs" / "lut.md").read_text(encoding="utf-8")
+    lines = iter(text.split(f"\n{heading}\n", 1)[1].splitlines())
+    table: list[str] = []
+    for line in lines:
+        if line.startswith("|"):
+            table.append(line)
+        elif table:
+            break
+    return [tuple(cell.strip().strip("`") for cell in line.strip("|").split("|")) for line in table[2:]]
+
+
+@pytest.mark.parametrize("table", list(SCHEMA))
+def test_documented_columns_are_the_real_ones(table: str) -> None:
+    with Lut.in_memory() as lut:
+        real = [(name, kind) for name, kind, *_ in table_columns(lut._connection, table)]
+    assert [cells[:2] for cells in documented(f"### {table}")] == real
+
+
+def test_the_rest_of_the_document_is_true() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "lut.md").read_text(encoding="utf-8")
+    assert f"## Schema, version {SCHEMA_VERSION}" in text
+    assert f"0x{APPLICATION_ID:X}" in text
+    assert [cells[0] for cells in documented("## Files for other programs")] == list(COLUMNS)
+    assert [cells[0] for cells in documented("## Words")] == list(Evidence)
+
+
+def test_the_documented_sql_works(tmp_path: Path) -> None:
+    with Lut.open(tmp_path / "lut.sqlite") as lut:
+        lut.put(STACK, OPS[0], us(2.0, samples=(1.0, 2.5)))
+    with closing(sqlite3.connect(f"file:{tmp_path}/lut.sqlite?mode=ro", uri=True)) as raw:
+        query = "SELECT rows.*, stacks.fields FROM rows JOIN stacks ON fingerprint = stack"
+        cursor = raw.execute(query)
+        row = dict(zip((column[0] for column in cursor.description), cursor.fetchone(), strict=True))
+    assert list(np.frombuffer(row["samples"], "<f8")) == [1.0, 2.5]
+    assert row["value"] == 2.0
