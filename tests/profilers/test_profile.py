@@ -15,7 +15,7 @@ from profilers.profile import anchor_model, baseline_model, profile_networks, pr
 from profilers.single import operator_model
 from targets.session import Job, ModelFormat, Result, open_target
 from targets.timing import Settings
-from toolchain.errors import ConfigurationError, DeviceError, LutError
+from toolchain.errors import ConfigurationError, DeviceError, LutError, UnsupportedError
 from toolchain.graph import Operator
 from toolchain.measurement import Evidence, Measurement, Stack
 
@@ -154,17 +154,22 @@ def test_unstable_rows_are_flagged_and_retried_on_request(lut: Lut) -> None:
     assert lut.table(STACK, "latency_us").unstable == set()
 
 
-def test_an_operator_that_has_no_file_in_the_format_is_a_failure(lut: Lut) -> None:
-    pytest.importorskip("torch")
-    session = FakeSession(model_format="pt2")
+def test_an_operator_that_has_no_file_in_the_format_is_a_failure(
+    lut: Lut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(op: Operator) -> bytes:
+        raise UnsupportedError("the format knows float32 only", remedy="use cpu:litert")
+
+    monkeypatch.setattr(profile, "operator_writer", lambda model_format: refuse)
+    session = FakeSession()
     report = run(lut, session, OPS[:2])
     assert report.measured == 0
-    assert all("float32" in reason for reason in report.failed.values())
+    assert report.failed == {op.signature: "the format knows float32 only" for op in OPS[:2]}
     assert session.calls == 0
     row = lut.get(STACK, OPS[0], "latency_us")
     assert row is not None
     assert isinstance(row.outcome, Failure)
-    assert row.outcome.remedy
+    assert row.outcome.remedy == "use cpu:litert"
 
 
 def test_many_models_are_written_a_few_at_a_time(lut: Lut, monkeypatch: pytest.MonkeyPatch) -> None:
