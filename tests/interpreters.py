@@ -10,22 +10,28 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
-def run_tflm(model: bytes, *inputs: Array, arena: int = 4 << 20) -> Array:
+def run_tflm(model: bytes, *inputs: Array) -> Array:
     """First output of TFLite Micro for a batch of inputs (N x ...); its reference kernels, batch 1 each.
 
     Raises:
-        RuntimeError: TFLite Micro refuses the model. (Where it aborts the process instead, use `tflm_accepts`.)
+        RuntimeError: TFLite Micro refuses the model. On some models it aborts the process instead.
     """
+    return run_tflm_outputs(model, 1, *inputs)[0]
+
+
+def run_tflm_outputs(model: bytes, count: int, *inputs: Array) -> list[Array]:
+    """The first `count` outputs of TFLite Micro, as `run_tflm`."""
     from tflite_micro import runtime
 
-    interpreter = runtime.Interpreter.from_bytes(model, arena_size=arena)
-    results = []
+    interpreter = runtime.Interpreter.from_bytes(model, arena_size=8 << 20)
+    results: list[list[Array]] = [[] for _ in range(count)]
     for sample in zip(*inputs, strict=True):
         for index, x in enumerate(sample):
             interpreter.set_input(x[None], index)
         interpreter.invoke()
-        results.append(interpreter.get_output(0).copy())
-    return np.concatenate(results)
+        for index, result in enumerate(results):
+            result.append(interpreter.get_output(index).copy())
+    return [np.concatenate(result) for result in results]
 
 
 def run_litert(model: bytes, *inputs: Array, reference: bool = False) -> Array:

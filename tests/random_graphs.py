@@ -203,7 +203,9 @@ class _Maker:
             np.round(self.rng.uniform(-1, 1, channels) * reach).astype(np.int32),
             {
                 "quantization": output,
-                "weight_quantization": Quantization(tuple(map(float, weight_scale)), (0,) * scales, axis),
+                "weight_quantization": Quantization(
+                    tuple(map(float, weight_scale)), (0,) * scales, axis if scales > 1 else 0
+                ),
                 "bias_quantization": Quantization(tuple(map(float, bias_scale)), (0,) * scales),
             },
         )
