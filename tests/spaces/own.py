@@ -55,7 +55,10 @@ class Stages(Space):
         self.widths, self.depth = widths, depth
         blocks = tuple(Candidate(f"{f}", f, None) for f in ("e2", "e2se"))
         self.choices = tuple(
-            Choice(f"s{s}b{b}", self._first(width) if b == 0 else blocks + (Candidate("end", "end"),) * (b >= least))
+            Choice(
+                f"s{s}b{b}",
+                self._first(width) if b == 0 else blocks + (Candidate("end", "end"),) * (b >= least),
+            )
             for s, width in enumerate(widths)
             for b in range(depth)
         )
@@ -105,11 +108,12 @@ class Uneven(Space):
     def __init__(self) -> None:
         self.input_shape = (2, 8)
         self.classes = 2
+        narrow = tuple(Candidate(f"c{n}", "c", n) for n in (2, 4))
         self.choices = (
-            Choice("a", tuple(Candidate(f"c{n}", "c", n) for n in (2, 4, 6))),
-            Choice("b", (*(Candidate(f"c{n}", "c", n) for n in (2, 4)), Candidate("same", "same"), Candidate("odd", "c", 5))),
+            Choice("a", (*narrow, Candidate("c6", "c", 6))),
+            Choice("b", (*narrow, Candidate("same", "same"), Candidate("odd", "c", 5))),
             Choice("c", (Candidate("c4", "c", 4), Candidate("same", "same"))),
-        )  # fmt: skip
+        )
 
     def stem(self) -> nn.Module:
         return nn.Identity()
@@ -117,12 +121,12 @@ class Uneven(Space):
     def block(self, position: int, candidate: Candidate, in_shape: tuple[int, ...]) -> nn.Module | None:
         channels = in_shape[0]
         if candidate.family == "same":
-            return nn.Sequential(nn.Conv1d(channels, channels, 1), nn.ReLU()) if channels == 4 else None
+            return nn.Sequential(nn.Conv1d(channels, channels, 1), nn.Hardswish()) if channels == 4 else None
         if (channels == 6) != (candidate.name == "odd"):
             return None
         if channels == 5:
             return None
-        return nn.Sequential(nn.Conv1d(channels, candidate.channels or 0, 3, padding=1), nn.ReLU())
+        return nn.Sequential(nn.Conv1d(channels, candidate.channels or 0, 3, padding=1), nn.Hardswish())
 
     def head(self, in_shape: tuple[int, ...]) -> nn.Module:
         return nn.Sequential(nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(in_shape[0], self.classes))

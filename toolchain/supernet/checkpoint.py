@@ -18,6 +18,7 @@ from toolchain.errors import ConfigurationError
 from toolchain.files import write_atomic
 
 FORMAT: Final = "boardfit-checkpoint-1"
+KEY: Final = "boardfit"
 
 
 class Checkpoint(NamedTuple):
@@ -43,12 +44,13 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping
     """
     # Copies: safetensors refuses views that share memory.
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    notes = {"format": FORMAT, "metadata": dict(metadata), "sha256": _digest(whole)}
     try:
-        text = json.dumps(dict(metadata), sort_keys=True)
+        text = json.dumps(notes, sort_keys=True)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"checkpoint metadata is not JSON: {error}") from error
-    notes = {"format": FORMAT, "metadata": text, "sha256": _digest(whole)}
-    write_atomic(path, save_tensors(whole, metadata=notes))
+    # One entry only: safetensors writes several in a random order, and equal content shall give equal bytes.
+    write_atomic(path, save_tensors(whole, metadata={KEY: text}))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -65,7 +67,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         tensors = load_tensors(data)
         with safe_open(str(path), framework="pt") as file:
-            notes = file.metadata() or {}
+            text = (file.metadata() or {}).get(KEY, "{}")
+        notes = json.loads(text)
     except (SafetensorError, ValueError, KeyError, RuntimeError, OSError) as error:
         raise ConfigurationError(f"checkpoint {path} is damaged: {error}", remedy=remedy) from error
     if notes.get("format") != FORMAT:
@@ -74,11 +77,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
     if notes.get("sha256") != _digest(tensors):
         raise ConfigurationError(f"checkpoint {path} is damaged: its checksum does not fit", remedy=remedy)
-    try:
-        metadata = json.loads(notes["metadata"])
-    except (KeyError, json.JSONDecodeError) as error:
-        raise ConfigurationError(f"checkpoint {path} is damaged: {error}", remedy=remedy) from error
-    return Checkpoint(tensors, metadata)
+    return Checkpoint(tensors, notes["metadata"])
 
 
 def restore(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
