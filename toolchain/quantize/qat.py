@@ -80,8 +80,11 @@ class FakeQuantizedGraph(nn.Module):
         """Every activation, rounded as in int8, in real units: name -> N x the rest of its shape (NHWC)."""
         scales = self._scales()
 
+        pooled = {n.output for n in self.graph.nodes if n.operator.kind == "average_pool"}
+
         def rounded(name: str, value: Tensor) -> Tensor:
-            return _fake_quantize(value, scales[self._group[name]], self._zero_points[name])
+            round_ = _round_half_away if name in pooled else _round_half_even
+            return _fake_quantize(value, scales[self._group[name]], self._zero_points[name], round_)
 
         constants = dict(zip(self._constant_names, self._constant_values, strict=True))
         operands = {name: rounded(name, constants[name]) for name in self._group if name in constants}
@@ -208,14 +211,28 @@ def _logits(graph: Graph) -> str:
     return last.inputs[0] if last is not None and last.operator.kind == "softmax" else output
 
 
-def _fake_quantize(x: Tensor, scale: Tensor, zero_point: int) -> Tensor:
+Rounding = Callable[[Tensor, int], Tensor]
+
+
+def _round_half_even(scaled: Tensor, zero_point: int) -> Tensor:
+    return scaled.round()
+
+
+def _round_half_away(scaled: Tensor, zero_point: int) -> Tensor:
+    """As average pools round the mean of their integers: ties are common there, and elsewhere rare."""
+    integers = scaled + zero_point
+    # The mean comes from real values, so that a tie may miss .5 by an error of float32.
+    return integers.sign() * (integers.abs() + 0.5 + 1e-4).floor() - zero_point
+
+
+def _fake_quantize(x: Tensor, scale: Tensor, zero_point: int, round_: Rounding = _round_half_even) -> Tensor:
     """Round to the int8 grid and saturate, in real units.
 
     Written so that autograd yields the gradients of the paper (its equations 3 and 5): for `x` 1 inside the range and
     0 outside; for the scale round(x / s) - x / s inside and the bound outside.
     """
     scaled = (x / scale).clamp(-128 - zero_point, 127 - zero_point)
-    return (scaled + (scaled.round() - scaled).detach()) * scale
+    return (scaled + (round_(scaled, zero_point) - scaled).detach()) * scale
 
 
 def _round_weights(node: Node, weights: Tensor) -> Tensor:
