@@ -71,6 +71,18 @@ _ONNX: Final = """\
     return run
 """
 
+_TORCH: Final = """\
+    torch.set_num_threads({threads})
+    network = torch.export.load(MODEL).module()
+
+    def run(batch):
+        with torch.inference_mode():
+            parts = [network(torch.from_numpy(batch[i : i + 1])) for i in range(len(batch))]
+        return torch.cat([part[0] if isinstance(part, tuple) else part for part in parts]).numpy()
+
+    return run
+"""
+
 _LAYOUT: Final[Mapping[ModelFormat, str]] = {"tflite": "NHWC", "onnx": "NCHW", "pt2": "NCHW"}
 
 
@@ -81,7 +93,7 @@ def runner_files(
 
     Args:
         model: the model file.
-        runtime: "litert" or "onnxruntime".
+        runtime: "litert", "onnxruntime" or "torch".
         runtime_version: the version that the model was checked with; the requirements pin it.
         threads: of one inference.
         kernels: of the runtime, as in the stack ("reference" is LiteRT's other choice).
@@ -102,10 +114,13 @@ def runner_files(
     elif runtime == "onnxruntime":
         name, package, layout = "model.onnx", "onnxruntime", _LAYOUT["onnx"]
         imports, load = "import onnxruntime\n", _ONNX.format(threads=threads)
+    elif runtime == "torch":
+        name, package, layout = "model.pt2", "torch", _LAYOUT["pt2"]
+        imports, load = "import torch\n", _TORCH.format(threads=threads)
     else:
         raise ConfigurationError(
             f"there is nothing to deploy for the runtime {runtime!r}",
-            remedy="deploy to cpu:litert or cpu:onnxruntime",
+            remedy="deploy to cpu:litert, cpu:onnxruntime or cpu:torch",
         )
     script = _SCRIPT.format(model=name, layout=layout, imports=imports, load=load)
     readme = (
@@ -117,7 +132,7 @@ def runner_files(
     return {
         name: model,
         "run_model.py": script.encode(),
-        "requirements.txt": f"{package}=={runtime_version}\nnumpy\n".encode(),
+        "requirements.txt": f"{package}=={runtime_version.partition('+')[0]}\nnumpy\n".encode(),
         "README.txt": readme.encode(),
     }
 

@@ -22,7 +22,9 @@ from dataclasses import dataclass, field
 PROTOCOL = "p5-anchor/1"  # part of a stack: numbers of another protocol are other numbers
 EMPTY = "\x00empty"  # the key of the empty call in a window; never a user's key
 ANCHOR = "\x00anchor"
-_MOST_LOOPS = 1 << 14  # no call takes less than 10 ns; a clock that stands still must not make loops without end
+_MOST_LOOPS = (
+    1 << 14
+)  # no call takes less than 10 ns; a clock that stands still must not make loops without end
 
 Call = Callable[[], object]
 Clock = Callable[[], int]  # nanoseconds, as time.perf_counter_ns
