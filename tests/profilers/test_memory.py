@@ -77,7 +77,7 @@ def residual_net(seed: int, blocks: int) -> Graph:
         )  # fmt: skip
 
     x = b.input((1, int(rng.integers(4, 20)), int(rng.integers(4, 20)), int(rng.integers(1, 5))), SCALE)
-    early = x
+    source = early = x
     for _ in range(blocks):
         channels = int(rng.integers(1, 12))
         kind = rng.integers(6)
@@ -97,7 +97,7 @@ def residual_net(seed: int, blocks: int) -> Graph:
             x = b.unary("hard_swish", x, quantization=SCALE)
         early = x if rng.random() < 0.2 else early
     flat = b.reshape(x, (1, int(np.prod(b.shape(x)))), quantization=SCALE)
-    return b.build(flat, early) if early not in b._inputs and early != x else b.build(flat)
+    return b.build(flat, early) if early not in (source, x) else b.build(flat)
 
 
 @pytest.mark.parametrize("seed", range(60))
