@@ -26,23 +26,31 @@ class TableCost:
         forbidden: Sequence[tuple[int, int, int]] = (),
     ) -> None:
         self.metrics = tuple(tables)
-        self.tables = tables
         self.maxima = set(maxima)
         self.forbidden = set(forbidden)
         self.sizes = [len(row) for row in next(iter(tables.values()))]
+        # (metrics, choices, candidates), inf beyond a choice's candidates
+        self.table = np.full((len(tables), len(self.sizes), max(self.sizes)), np.inf)
+        for k, rows in enumerate(tables.values()):
+            for i, row in enumerate(rows):
+                self.table[k, i, : len(row)] = row
+        self._all: list[Architecture] = []
+        self._least: dict[str, tuple[float, Architecture]] = {}
 
     def valid(self, a: Architecture) -> bool:
         return not any((i, a[i], a[i + 1]) in self.forbidden for i in range(len(a) - 1))
 
     def price(self, architectures: Ints) -> Floats:
-        rows = [self._one(tuple(int(i) for i in a)) for a in architectures]
-        return np.array(rows, dtype=np.float64).reshape(len(architectures), len(self.metrics))
-
-    def _one(self, a: Architecture) -> list[float]:
-        if not self.valid(a):
-            return [np.inf] * len(self.metrics)
-        parts = {m: [row[i] for row, i in zip(t, a, strict=True)] for m, t in self.tables.items()}
-        return [max(p) if m in self.maxima else sum(p) for m, p in parts.items()]
+        codes = np.asarray(architectures)
+        picked = self.table[:, np.arange(len(self.sizes)), codes]  # metrics, n, choices
+        columns = [
+            part.max(axis=1) if metric in self.maxima else part.sum(axis=1)
+            for metric, part in zip(self.metrics, picked, strict=True)
+        ]
+        prices = np.stack(columns, axis=1)
+        for i, first, second in self.forbidden:
+            prices[(codes[:, i] == first) & (codes[:, i + 1] == second)] = np.inf
+        return prices
 
     def swaps(self, architecture: Architecture) -> list[Floats]:
         return [
@@ -51,18 +59,30 @@ class TableCost:
         ]
 
     def all(self) -> list[Architecture]:
-        return [a for a in itertools.product(*map(range, self.sizes)) if self.valid(a)]
+        if not self._all:
+            self._all = [a for a in itertools.product(*map(range, self.sizes)) if self.valid(a)]
+        return self._all
 
     def least(self) -> dict[str, tuple[float, Architecture]]:
-        prices = self.price(np.array(self.all()))
-        best = prices.argmin(axis=0)
-        return {m: (float(prices[best[k], k]), self.all()[best[k]]) for k, m in enumerate(self.metrics)}
+        if not self._least and self.forbidden:
+            everything = self.all()
+            prices = self.price(np.array(everything))
+            best = prices.argmin(axis=0)
+            self._least = {
+                m: (float(prices[best[k], k]), everything[best[k]]) for k, m in enumerate(self.metrics)
+            }
+        elif not self._least:
+            for k, m in enumerate(self.metrics):
+                cheapest = tuple(int(j) for j in self.table[k].argmin(axis=1))
+                self._least[m] = (float(self.price(np.array([cheapest]))[0, k]), cheapest)
+        return self._least
 
     def sample(self, rng: np.random.Generator) -> Architecture:
         return self.all()[int(rng.integers(len(self.all())))]
 
     def exact(self, architecture: Architecture) -> dict[str, float]:
-        return dict(zip(self.metrics, self._one(architecture), strict=True))
+        row = self.price(np.array([architecture]))[0]
+        return {metric: float(value) for metric, value in zip(self.metrics, row, strict=True)}
 
 
 class WeightedScore:

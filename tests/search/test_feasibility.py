@@ -129,7 +129,8 @@ def test_a_hard_joint_budget_in_a_large_space_is_found() -> None:
     first = generator.integers(10, 100, size=(12, 8))
     second = 110 - first + generator.integers(0, 30, size=(12, 8))
     ram = generator.integers(10, 100, size=(12, 8))
-    cost = BigTable(np.stack([first, second, ram], axis=-1).astype(np.float64))
+    tables = dict(zip(METRICS, (first.tolist(), second.tolist(), ram.tolist()), strict=True))
+    cost = TableCost(tables, maxima=("ram_bytes",))
     least_sum = (first + second).min(axis=1).sum()
     budgets = [
         Budget("latency_us", 0.53 * least_sum),
@@ -143,25 +144,6 @@ def test_a_hard_joint_budget_in_a_large_space_is_found() -> None:
     error = explain_infeasible(cost, tight, rng())
     assert set(error.binding) == {"latency_us", "flash_bytes"}
     assert "not proved" in error.message
-
-
-class BigTable(TableCost):
-    """As TableCost, vectorised, for spaces that cannot be enumerated. (choices, candidates, 3 metrics)."""
-
-    def __init__(self, table: np.ndarray) -> None:
-        super().__init__({m: table[:, :, k].tolist() for k, m in enumerate(METRICS)}, maxima=("ram_bytes",))
-        self.table = table
-
-    def price(self, architectures: np.ndarray) -> np.ndarray:
-        picked = self.table[np.arange(self.table.shape[0]), np.asarray(architectures)]
-        return np.concatenate([picked[..., :2].sum(axis=1), picked[..., 2:].max(axis=1)], axis=1)
-
-    def least(self) -> dict[str, tuple[float, tuple[int, ...]]]:
-        result = {}
-        for k, m in enumerate(METRICS):
-            best = tuple(int(i) for i in self.table[:, :, k].argmin(axis=1))
-            result[m] = (float(self.price(np.array([best]))[0, k]), best)
-        return result
 
 
 def test_unknown_and_doubled_metrics_are_refused() -> None:

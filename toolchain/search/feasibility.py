@@ -68,9 +68,6 @@ class Limits:
 
     def violations(self, prices: Floats) -> Floats:
         """(n, metrics) prices -> (n, budgets) relative violations (c - b) / b, 0 where kept, inf where not valid."""
-        if not len(self.budgets):
-            # No budget to break; but what is not valid stays out.
-            return np.where(np.isfinite(prices).all(axis=1, keepdims=True), 0.0, np.inf)
         over = (prices[:, self.columns] - self.bounds) / self.bounds
         return np.maximum(over, 0.0)
 
@@ -137,17 +134,22 @@ def descend(cost: CostModel, limits: Limits, start: Architecture) -> tuple[Archi
         the last architecture and its (largest, summed) relative violation; (0, 0) means feasible.
     """
     current = start
-    key = _keys(limits, cost.price(np.array([start], dtype=np.int64)))[0]
+    here = cost.price(np.array([start], dtype=np.int64))
+    key = _keys(limits, here)[0]
     while key[0] > 0:
-        best = None
-        for choice, prices in enumerate(cost.swaps(current)):
-            keys = _keys(limits, np.asarray(prices))
-            candidate = min(range(len(keys)), key=keys.__getitem__)
-            if keys[candidate] < key:
-                key, best = keys[candidate], (choice, candidate)
+        best: tuple[tuple[float, float], float, int, int] | None = None
+        for choice, rows in enumerate(cost.swaps(current)):
+            prices = np.asarray(rows)
+            for candidate, its_key in enumerate(_keys(limits, prices)):
+                # Among swaps that help alike (all those that reach feasibility), the one that changes least.
+                if its_key < key and (best is None or its_key <= best[0]):
+                    found = (its_key, _change(limits, prices[candidate], here[0]), choice, candidate)
+                    best = found if best is None else min(best, found)
         if best is None:
             break
-        current = (*current[: best[0]], best[1], *current[best[0] + 1 :])
+        key, _, choice, candidate = best
+        current = (*current[:choice], candidate, *current[choice + 1 :])
+        here = cost.price(np.array([current], dtype=np.int64))
     return current, key
 
 
@@ -211,15 +213,13 @@ def feasible_neighbours(cost: CostModel, limits: Limits, start: Architecture) ->
     here = cost.price(np.array([start], dtype=np.int64))
     if limits.keeps(here)[0]:
         yield start
-    scale = limits.bounds
     found: list[tuple[float, Architecture]] = []
     for choice, rows in enumerate(cost.swaps(start)):
         prices = np.asarray(rows)
         for candidate in np.flatnonzero(limits.keeps(prices)):
             if candidate != start[choice]:
-                moved = np.abs(prices[candidate, limits.columns] - here[0, limits.columns]) / scale
                 swapped = (*start[:choice], int(candidate), *start[choice + 1 :])
-                found.append((float(moved.max(initial=0.0)), swapped))
+                found.append((_change(limits, prices[candidate], here[0]), swapped))
     yield from (swapped for _, swapped in sorted(found))
 
 
@@ -293,10 +293,16 @@ def _irreducible(cost: CostModel, budgets: Sequence[Budget], rng: np.random.Gene
     return tuple(b.metric for b in kept)
 
 
+def _change(limits: Limits, prices: Floats, before: Floats) -> float:
+    """Largest difference between two rows of prices over the budgets' metrics, in shares of the bounds."""
+    moved = np.abs(prices[limits.columns] - before[limits.columns]) / limits.bounds
+    return float(moved.max(initial=0.0))
+
+
 def _keys(limits: Limits, prices: Floats) -> list[tuple[float, float]]:
     over = limits.violations(prices)
     over[~np.isfinite(prices).all(axis=1)] = np.inf
-    return list(zip(over.max(axis=1).tolist(), over.sum(axis=1).tolist(), strict=True))
+    return list(zip(over.max(axis=1, initial=0.0).tolist(), over.sum(axis=1).tolist(), strict=True))
 
 
 def _better(

@@ -1,0 +1,196 @@
+"""Evaluators on a supernet's inherited weights, and uniform single-path training of such a supernet."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from toolchain.errors import ConfigurationError
+from toolchain.search.protocols import Architecture, Evaluation, Progress, Sampler
+from toolchain.supernet.checkpoint import load_checkpoint, restore, save_checkpoint
+from toolchain.supernet.supernet import Supernet, recalibrate_bn
+from toolchain.supernet.train import (
+    Array,
+    as_tensors,
+    check_settings,
+    cosine,
+    decayed_groups,
+    device_of,
+    evaluate,
+    finite,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    seeded,
+    shuffled_batches,
+    with_prefix,
+    without_prefix,
+)
+
+RECALIBRATION_BATCHES: Final = 4
+RECALIBRATION_BATCH_SIZE: Final = 128
+
+
+class SupernetEvaluator:
+    """Validation accuracy of sub-networks with inherited weights and re-calibrated batch norm.
+
+    Scores are remembered, so the supernet's weights must not change while an evaluator is in use.
+
+    Args:
+        supernet: trained shared weights; not changed.
+        x_val, y_val: what is scored on, numpy in torch's layout.
+        recalibration: input batches for batch norm, see `recalibration_batches`.
+    """
+
+    def __init__(
+        self, supernet: Supernet, x_val: Array, y_val: Array, recalibration: Sequence[Tensor]
+    ) -> None:
+        self.supernet, self.x_val, self.y_val = supernet, x_val, y_val
+        self.recalibration = recalibration
+        self._known: dict[Architecture, Evaluation] = {}
+
+    def __call__(self, architectures: Sequence[Architecture]) -> list[Evaluation]:
+        """Accuracy from 0 to 1, its binomial standard error, and seconds spent; in order."""
+        for architecture in architectures:
+            if architecture not in self._known:
+                begin = time.perf_counter()
+                _, right = evaluate_inherited(
+                    self.supernet, architecture, self.x_val, self.y_val, self.recalibration
+                )
+                error = math.sqrt(right * (1 - right) / len(self.y_val))
+                self._known[architecture] = Evaluation(right, error, time.perf_counter() - begin)
+        return [self._known[architecture] for architecture in architectures]
+
+
+def evaluate_inherited(
+    supernet: Supernet,
+    architecture: Architecture,
+    x_val: Array,
+    y_val: Array,
+    recalibration: Sequence[Tensor],
+) -> tuple[float, float]:
+    """(cross-entropy, accuracy from 0 to 1) of one architecture with a copy of the supernet's weights.
+
+    Batch norm is re-calibrated on the copy, so the supernet does not change.
+
+    Raises:
+        ConfigurationError: the architecture is not valid.
+        DataError: broken data.
+    """
+    module = supernet.extract(architecture)
+    recalibrate_bn(module, recalibration)
+    return evaluate(module.eval(), x_val, y_val)
+
+
+def recalibration_batches(
+    x: Array,
+    device: torch.device,
+    batches: int = RECALIBRATION_BATCHES,
+    batch_size: int = RECALIBRATION_BATCH_SIZE,
+    seed: int = 0,
+) -> list[Tensor]:
+    """A few batches of training inputs, drawn once by seed, for batch norm statistics.
+
+    Args:
+        x: (N, ...) training inputs. device: where the supernet is.
+        batches, batch_size: at most so many samples are taken.
+
+    Raises:
+        ConfigurationError: fewer than two samples.
+    """
+    if len(x) < 2:
+        raise ConfigurationError(f"{len(x)} samples are too few to re-calibrate batch norm; needed: 2")
+    order = np.random.default_rng(seed).permutation(len(x))[: batches * batch_size]
+    parts = np.array_split(order, max(1, min(batches, len(order) // 2, -(-len(order) // batch_size))))
+    return [torch.as_tensor(np.ascontiguousarray(x[p], dtype=np.float32)).to(device) for p in parts]
+
+
+def train_supernet(
+    supernet: Supernet,
+    x: Array,
+    y: Array,
+    *,
+    sample: Sampler,
+    epochs: int,
+    batch_size: int = 128,
+    learning_rate: float = 0.05,
+    final_learning_rate: float = 0.0,
+    weight_decay: float = 5e-4,
+    seed: int = 0,
+    progress: Progress | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+) -> tuple[float, ...]:
+    """Single-path training: each step trains one sampled sub-network (SGD Nesterov, cosine schedule).
+
+    Args:
+        supernet: trained in place.
+        x, y: training data, numpy in torch's layout.
+        sample: draws the next sub-network; `Space.sample` is uniform over all architectures.
+        epochs, batch_size, learning_rate, final_learning_rate, weight_decay: as `train_network`.
+        seed: the same seed and data give the same weights.
+        progress: called after each epoch.
+        checkpoint: rewritten after each epoch. resume: continue from it where it exists; the result is the same.
+
+    Returns:
+        mean training loss of each epoch.
+
+    Raises:
+        DataError: broken data.
+        ConfigurationError: a loss that is not finite, or a checkpoint of another training.
+    """
+    device = device_of(supernet)
+    inputs, labels = as_tensors(x, y, device, "training data")
+    optimizer = torch.optim.SGD(
+        decayed_groups(supernet, weight_decay), lr=learning_rate, momentum=0.9, nesterov=True
+    )
+    settings: dict[str, Any] = {
+        "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
+        "final_learning_rate": final_learning_rate, "weight_decay": weight_decay, "samples": len(x),
+        "space": supernet.space.name,
+    }  # fmt: skip
+    losses: list[float] = []
+    if resume and checkpoint is not None and checkpoint.exists():
+        found = load_checkpoint(checkpoint)
+        check_settings(checkpoint, found.metadata, {"kind": "train_supernet"})
+        check_settings(checkpoint, found.metadata["settings"], settings)
+        restore(supernet, without_prefix("weights/", found.tensors), str(checkpoint))
+        load_optimizer_tensors(optimizer, found.tensors, "optimizer/")
+        losses = [float(v) for v in found.metadata["losses"]]
+    steps = math.ceil(len(x) / batch_size)
+    for epoch in range(len(losses), epochs):
+        supernet.train()
+        rng = np.random.default_rng([seed, epoch])
+        part: list[float] = []
+        with seeded(seed, epoch, device) as generator:
+            for step, index in enumerate(shuffled_batches(len(x), batch_size, generator)):
+                rate = cosine(learning_rate, final_learning_rate, (epoch * steps + step) / (epochs * steps))
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                logits = supernet.forward_architecture(inputs[index], sample(rng))
+                loss = functional.cross_entropy(logits, labels[index])
+                part.append(finite(loss, epoch, step, rate))
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+        losses.append(float(np.mean(part)))
+        if checkpoint is not None:
+            save_checkpoint(
+                checkpoint,
+                {
+                    **with_prefix("weights/", supernet.state_dict()),
+                    **optimizer_tensors(optimizer, "optimizer/"),
+                },
+                {"kind": "train_supernet", "settings": settings, "losses": losses},
+            )
+        if progress is not None:
+            progress(epoch + 1, epochs, f"supernet loss {losses[-1]:.4f}")
+    supernet.eval()
+    return tuple(losses)
