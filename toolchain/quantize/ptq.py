@@ -42,9 +42,15 @@ _SHRINK: Final = 0.9 ** np.arange(40)
 _CHUNK_VALUES: Final = 32_000_000
 # Accumulators start at the bias: keep it a bit below the int32 limit, so that the products have room.
 _BIAS_LIMIT: Final = 2**30
-# Smallest ratio of output scale to the scale of the incoming sum. Kernels reject an ADD below 2**-19, and
-# multipliers beyond 2**30; a tensor that small beside its inputs is rounding noise.
-_LEAST_RATIO: Final = 2.0**-18
+# Smallest ratio of an output's scale to the step of what flows in. Finer would say nothing more, and kernels refuse it:
+# XNNPACK from 2**-8 on, a hard-swish from 2**-7, an ADD of TFLite Micro from 2**-19.
+_LEAST_RATIO: Final = 2.0**-7
+_LEAST_HARD_SWISH_RATIO: Final = 2.0**-6
+# Limits of TFLite Micro's softmax (2**-26) and of the bound 6 in int32, with a bit to spare.
+_LEAST_SOFTMAX_INPUT: Final = 2.0**-25
+_LEAST_RELU6: Final = 2.0**-28
+# Weight scales and their products with the input scale stay normal float32 values.
+_TINY: Final = 1e-30
 
 
 def quantize(
@@ -172,8 +178,8 @@ def choose_quantization(graph: Graph, ranges: Mapping[str, Range]) -> dict[str, 
     for root, (low, high) in bounds.items():
         if root not in prescribed:
             scale = float(np.float32((high - low) / 255))
-            scales[root] = scale if scale > 1e-30 else float(np.float32(1 / 255))
-    _keep_multipliers_small(graph, group, scales, prescribed)
+            scales[root] = scale if scale > _TINY else float(np.float32(1 / 255))
+    _keep_kernels_content(graph, group, scales, prescribed)
     return {
         name: UNIT_INTERVAL
         if root in prescribed
@@ -286,15 +292,12 @@ def weight_scale(
     """Float32 weight scales from the largest magnitudes of the weights (one, or one per channel).
 
     The scale grows beyond largest / 127 where the bias would not fit an int32 otherwise: a channel with
-    (nearly) dead weights still has a bias. A channel that is zero throughout gets scale 1.
+    (nearly) dead weights still has a bias.
     """
     room = bias if largest.size == bias.size else bias.max(keepdims=True)
-    scale: NDArray[np.float32] = np.maximum(largest / 127, room / (input_scale * _BIAS_LIMIT)).astype(
-        np.float32
-    )
-    # The product with the input scale must stay a normal float32 too.
-    dead = (scale < 1e-30) | (scale * np.float32(input_scale) < 1e-30)
-    return np.where(dead, np.float32(1), scale)
+    scale = np.maximum(largest / 127, room / (input_scale * _BIAS_LIMIT))
+    least = max(_TINY, _TINY / input_scale)
+    return np.maximum(scale, least).astype(np.float32)
 
 
 def folded(operator: Operator, weights: Array, bias: Array) -> tuple[Array, Array]:
@@ -415,28 +418,36 @@ def _zero_point(low: float, scale: float) -> int:
     return int(np.clip(round(-128 - low / scale), -128, 127))
 
 
-def _keep_multipliers_small(
+def _keep_kernels_content(
     graph: Graph, group: Mapping[str, str], scales: dict[str, float], prescribed: set[str]
 ) -> None:
-    """Raise output scales that are vanishing beside what flows in (see `_LEAST_RATIO`), until all are fine."""
-    changed = True
-    while changed:
-        changed = False
+    """Raise scales that kernels refuse because they are vanishing, alone or beside what flows in."""
+
+    def raise_to(name: str, least: float) -> None:
+        root = group[name]
+        if root not in prescribed and scales[root] < least:
+            scales[root] = float(np.float32(least))
+
+    for _ in graph.nodes:  # a raised scale may raise others, also earlier ones that are tied to it
+        before = dict(scales)
         for node in graph.nodes:
-            op, root = node.operator, group[node.output]
-            if op.kind in TYING or root in prescribed:
-                continue
+            op = node.operator
             incoming = [scales[group[name]] for name in node.inputs[: len(op.inputs)]]
             if op.kind in WEIGHTED:
-                incoming = [
-                    incoming[0] * float(np.abs(graph.constants[node.inputs[-2]]).max(initial=0)) / 127
-                ]
+                largest = float(np.abs(_weights_and_bias(graph, node)[0]).max(initial=0))
+                raise_to(node.output, incoming[0] * largest / 127 * _LEAST_RATIO)
             elif op.kind == "mul":
-                incoming = [incoming[0] * incoming[1]]
-            least = float(np.float32(max(incoming) * _LEAST_RATIO))
-            if scales[root] < least:
-                scales[root] = least
-                changed = True
+                raise_to(node.output, incoming[0] * incoming[1] * _LEAST_RATIO)
+            elif op.kind == "add":
+                raise_to(node.output, max(incoming) * _LEAST_RATIO)
+            elif op.kind == "hard_swish":
+                raise_to(node.output, incoming[0] * _LEAST_HARD_SWISH_RATIO)
+            elif op.kind == "softmax":
+                raise_to(node.inputs[0], _LEAST_SOFTMAX_INPUT)
+            if op.activation == "relu6":
+                raise_to(node.output, _LEAST_RELU6)
+        if scales == before:
+            return
 
 
 def _weights_and_bias(graph: Graph, node: Node) -> tuple[Array, Array]:
