@@ -1,4 +1,4 @@
-"""Whatever float graph is quantised, with weights of any size: TFLite Micro and LiteRT take it, bit for bit the former."""
+"""Any float graph, with weights of any size, quantises to what LiteRT runs and TFLite Micro runs bit for bit."""
 
 from dataclasses import replace
 
