@@ -54,7 +54,10 @@ class Project:
         parameters = dict(self.config.space.parameters)
         parameters.setdefault("input_shape", self.data.input_shape)
         parameters.setdefault("classes", len(self.data.classes))
-        space = load_space(self.config.space.name, folder=self.folder, **parameters)
+        reference = self.config.space.name
+        if ".py:" in reference:  # the user's own: its path starts at the project file
+            reference = str(self.folder / reference)
+        space = load_space(reference, **parameters)
         if tuple(space.input_shape) != self.data.input_shape or space.classes != len(self.data.classes):
             raise ConfigurationError(
                 f"the space takes {tuple(space.input_shape)} and {space.classes} classes, "

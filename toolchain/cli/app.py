@@ -1,0 +1,199 @@
+"""The commands. Each parses, calls one function of the workflow, and prints its outcome."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from toolchain.cli import lut_commands, show
+from toolchain.cli.console import ProgressDisplay, stdout
+from toolchain.errors import UsageError
+from toolchain.units import Budget, parse_budget
+
+app = typer.Typer(
+    name="boardfit",
+    help="Finds the neural network that fits a board, and proves it on the board.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(lut_commands.app, name="lut", help="Look into lookup tables: show, export, merge, diff.")
+
+Folder = Annotated[
+    Path,
+    typer.Option("--project", "-C", help="Project folder (with boardfit.toml).", show_default="this folder"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+Budgets = Annotated[
+    list[str] | None,
+    typer.Option("--budget", "-b", help='Replace a budget, e.g. --budget latency="2 ms". May be repeated.'),
+]
+Force = Annotated[bool, typer.Option("--force", help="Do it again although nothing changed.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait while another process measures on the same device.")]
+
+
+@app.callback()
+def _global(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    # --debug is read by `main`, before any command runs.
+    if version:
+        stdout().print(f"boardfit {metadata.version('boardfit')}")
+        raise typer.Exit
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder to make; its last part names the project.")],
+) -> None:
+    """Make a project folder with a boardfit.toml that works as it is."""
+    from toolchain.cli.templates import write_project
+
+    path = write_project(folder)
+    stdout().print(f"made {path}\nnext: cd {folder} && boardfit run")
+
+
+@app.command()
+def boards(as_json: Json = False) -> None:
+    """List the targets: what is here, and what is missing."""
+    from targets.session import list_targets
+
+    show.boards(list_targets(), as_json)
+
+
+@app.command()
+def profile(
+    project: Folder = Path("."),
+    retry: Annotated[bool, typer.Option("--retry", help="Measure failed and unstable rows again.")] = False,
+    wait: Wait = False,
+    as_json: Json = False,
+) -> None:
+    """Measure the operators of the space on the target into the lookup table. Goes on where it stopped."""
+    from toolchain.workflow.profile import profile as run_profile
+    from toolchain.workflow.project import open_project
+
+    opened = open_project(project)
+    with ProgressDisplay() as progress:
+        outcome = run_profile(opened, progress=progress, retry=retry, wait=wait)
+    show.profile(outcome, as_json)
+
+
+@app.command()
+def search(
+    project: Folder = Path("."),
+    budget: Budgets = None,
+    method: Annotated[
+        str, typer.Option(help="connas, evolution or random; default: the project file's.")
+    ] = "",
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Find a network that keeps all budgets, by the costs in the table. Exit 4 when there is none."""
+    from toolchain.workflow.project import open_project
+    from toolchain.workflow.search import search as run_search
+
+    opened = open_project(project)
+    with ProgressDisplay() as progress:
+        outcome = run_search(
+            opened, progress=progress, budgets=_budgets(budget), method=method or None, force=force
+        )
+    show.search(outcome, as_json)
+
+
+@app.command()
+def export(
+    project: Folder = Path("."),
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Train the network that the search found, quantise it, write TFLite and ONNX files, verify them."""
+    from toolchain.workflow.export import export as run_export
+    from toolchain.workflow.project import open_project
+
+    opened = open_project(project)
+    with ProgressDisplay() as progress:
+        outcome = run_export(opened, progress=progress, force=force)
+    show.export(outcome, as_json)
+    outcome.verification.raise_for_breach()
+
+
+@app.command()
+def deploy(
+    project: Folder = Path("."),
+    place: Annotated[str, typer.Option(help="Where on the target; default: results/deployed.")] = "",
+    wait: Wait = False,
+    as_json: Json = False,
+) -> None:
+    """Put the model on the target, check its outputs there, measure it, set predicted beside measured."""
+    from toolchain.report.comparison import raise_for_budgets
+    from toolchain.workflow.deploy import deploy as run_deploy
+    from toolchain.workflow.project import open_project
+
+    opened = open_project(project)
+    with ProgressDisplay() as progress:
+        outcome = run_deploy(opened, place=place or None, progress=progress, wait=wait)
+    show.deploy(outcome, as_json)
+    raise_for_budgets(outcome.rows)
+
+
+@app.command()
+def run(
+    project: Folder = Path("."),
+    force: Force = False,
+    wait: Wait = False,
+    as_json: Json = False,
+) -> None:
+    """The whole loop: profile, search, export, deploy. Exit 1 when a budget is broken on the target."""
+    from toolchain.report.comparison import raise_for_budgets
+    from toolchain.workflow.project import open_project
+    from toolchain.workflow.run import run as run_all
+
+    opened = open_project(project)
+    with ProgressDisplay() as progress:
+        outcome = run_all(opened, progress=progress, force=force, wait=wait)
+    show.run(outcome, as_json)
+    outcome.export.verification.raise_for_breach()
+    raise_for_budgets(outcome.deploy.rows)
+
+
+@app.command()
+def bench(
+    model: Annotated[Path, typer.Argument(help="A .tflite file, float or int8.")],
+    target: Annotated[
+        str, typer.Option("--target", "-t", help="Target URL (boardfit boards).")
+    ] = "cpu:litert",
+    wait: Wait = False,
+    as_json: Json = False,
+) -> None:
+    """Cost any .tflite model: every operator alone, their sum, the whole network, flash, RAM, MACs."""
+    from toolchain.workflow.bench import bench as run_bench
+
+    with ProgressDisplay() as progress:
+        outcome = run_bench(model, target, progress=progress, wait=wait)
+    show.bench(outcome, as_json)
+
+
+@app.command()
+def doctor(project: Folder = Path("."), as_json: Json = False) -> None:
+    """Check this machine and this project; every problem comes with the command that mends it."""
+    from toolchain.workflow.doctor import examine
+
+    checks = examine(project)
+    show.doctor(checks, as_json)
+    if any(check.status == "error" for check in checks):
+        raise typer.Exit(code=1)
+
+
+def _budgets(texts: list[str] | None) -> tuple[Budget, ...]:
+    """`latency=2 ms` -> Budget; several `--budget` options replace those of the project file one by one."""
+    found = []
+    for text in texts or ():
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--budget {text!r} is not KEY=VALUE", remedy='write --budget latency="2 ms"')
+        found.append(parse_budget(key.strip(), value.strip().strip('"')))
+    return tuple(found)

@@ -1,0 +1,192 @@
+"""`boardfit lut`: look into tables, bring them out and together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from profilers.lut import Lut, Row
+from profilers.lut_io import Difference, describe, diff, export_lut, import_lut, merge
+from profilers.lut_rows import subject_text
+from toolchain.cli.console import print_json, print_table, stdout
+from toolchain.errors import ConfigurationError
+from toolchain.measurement import Measurement
+from toolchain.units import format_value
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+Table = Annotated[Path, typer.Argument(help="A table, e.g. lut.sqlite.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+
+
+@app.command()
+def show(
+    table: Table = Path("lut.sqlite"),
+    metric: Annotated[str, typer.Option(help="Only this metric.")] = "",
+    stack: Annotated[str, typer.Option(help="Only stacks whose fingerprint or fields contain this.")] = "",
+    match: Annotated[str, typer.Option(help="Only operators or networks that contain this.")] = "",
+    failures: Annotated[bool, typer.Option("--failures", help="Only failures.")] = False,
+    limit: Annotated[int, typer.Option(min=0, help="At most so many rows; 0 for all.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """Print rows of a table."""
+    with Lut.open(table, read_only=True) as lut:
+        rows = [
+            row
+            for row in lut.rows(metric=metric or None)
+            if (not stack or stack in row.stack.fingerprint or stack in str(row.stack.fields))
+            and (not match or match in subject_text(row.subject))
+            and (not failures or row.failed)
+        ]
+        stacks, calibrations = lut.stacks(), lut.calibration_history()
+    shown = rows[:limit] if limit else rows
+    if as_json:
+        print_json(
+            "lut",
+            {
+                "stacks": {s.fingerprint: s.as_dict() for s in stacks},
+                "rows": [_as_dict(row) for row in shown],
+                "total": len(rows),
+                "calibrations": [
+                    {
+                        "stack": c.stack.fingerprint,
+                        "metric": c.metric,
+                        "created_at": c.created_at,
+                        "text": c.text,
+                    }
+                    for c in calibrations
+                ],
+            },
+        )
+        return
+    for one in stacks:
+        stdout().print(f"stack {one.fingerprint}: {one.label}", markup=False)
+    print_table(
+        f"{table}: {len(shown)} of {len(rows)} rows",
+        ("stack", "operator or network", "metric", "value|", "evidence", "notes"),
+        [_cells(row) for row in shown],
+    )
+    for calibration in calibrations:
+        stdout().print(
+            f"calibration {calibration.created_at} {calibration.metric}: {calibration.text}", markup=False
+        )
+
+
+@app.command("export")
+def export_command(
+    table: Table,
+    file: Annotated[Path, typer.Argument(help="Where to: .csv, .json or .parquet.")],
+) -> None:
+    """Write a whole table to a file, lossless."""
+    with Lut.open(table, read_only=True) as lut:
+        count = export_lut(lut, file)
+    stdout().print(f"wrote {count} records to {file}", markup=False)
+
+
+@app.command("merge")
+def merge_command(
+    table: Table,
+    sources: Annotated[list[Path], typer.Argument(help="Tables, or files that `lut export` wrote.")],
+    as_json: Json = False,
+) -> None:
+    """Add the rows of other tables or exported files. The order makes no difference."""
+    reports = {}
+    for source in sources:
+        if source.resolve() == table.resolve():
+            raise ConfigurationError(f"{source} cannot be merged into itself")
+    with Lut.open(table) as lut:
+        for source in sources:
+            if source.suffix in (".csv", ".json", ".parquet"):
+                reports[str(source)] = import_lut(lut, source)
+            else:
+                with Lut.open(source, read_only=True) as other:
+                    reports[str(source)] = merge(lut, other)
+    if as_json:
+        print_json(
+            "merge",
+            {
+                "sources": {
+                    name: {
+                        "added": r.added,
+                        "replaced": r.replaced,
+                        "kept": r.kept,
+                        "conflicts": len(r.conflicts),
+                    }
+                    for name, r in reports.items()
+                }
+            },
+        )
+        return
+    for name, report in reports.items():
+        stdout().print(
+            f"{name}: {report.added} added, {report.replaced} replaced, {report.kept} kept, "
+            f"{len(report.conflicts)} with another stable value, {report.calibrations} calibrations",
+            markup=False,
+        )
+
+
+@app.command("diff")
+def diff_command(
+    left: Annotated[Path, typer.Argument(help="A table.")],
+    right: Annotated[Path, typer.Argument(help="Another table.")],
+    tolerance: Annotated[float, typer.Option(min=0, help="Hide rows within so many per cent.")] = 0.0,
+    as_json: Json = False,
+) -> None:
+    """Print the rows on which two tables differ."""
+    with Lut.open(left, read_only=True) as a, Lut.open(right, read_only=True) as b:
+        found = [d for d in diff(a, b) if not _within(d, tolerance)]
+    if as_json:
+        print_json("diff", {"differences": [_difference(d) for d in found]})
+        return
+    for difference in found:
+        stdout().print(describe(difference), markup=False)
+    stdout().print(f"{len(found)} rows differ")
+
+
+def _within(difference: Difference, percent: float) -> bool:
+    return difference.ratio is not None and abs(difference.ratio - 1) * 100 <= percent and percent > 0
+
+
+def _difference(difference: Difference) -> dict[str, Any]:
+    def value(side: object) -> float | None:
+        return side.value if isinstance(side, Measurement) else None
+
+    return {
+        "stack": difference.stack.fingerprint,
+        "subject": subject_text(difference.subject),
+        "metric": difference.metric,
+        "left": value(difference.left),
+        "right": value(difference.right),
+        "ratio": difference.ratio,
+        "note": difference.note,
+    }
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    fingerprint = row.stack.fingerprint[:8]
+    outcome = row.outcome
+    if not isinstance(outcome, Measurement):
+        return fingerprint, subject_text(row.subject), row.metric, "failed", "", outcome.reason
+    value = format_value(row.metric, outcome.value)
+    notes = "unstable" if outcome.unstable else ""
+    return fingerprint, subject_text(row.subject), row.metric, value, outcome.evidence.value, notes
+
+
+def _as_dict(row: Row) -> dict[str, Any]:
+    outcome = row.outcome
+    values: dict[str, Any] = {
+        "stack": row.stack.fingerprint,
+        "subject": subject_text(row.subject),
+        "metric": row.metric,
+    }
+    if isinstance(outcome, Measurement):
+        return values | {
+            "value": outcome.value,
+            "evidence": outcome.evidence.value,
+            "unstable": outcome.unstable,
+            "taken_at": outcome.taken_at,
+            "details": dict(outcome.details),
+        }
+    return values | {"failed": True, "reason": outcome.reason, "remedy": outcome.remedy}

@@ -1,0 +1,304 @@
+"""How each outcome is shown: tables for people, or one JSON document with the same facts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from profilers.calibrate import Calibration
+from targets.session import Target
+from toolchain.cli.console import print_json, print_table, stdout
+from toolchain.errors import InfeasibleError
+from toolchain.export.verify import Comparison
+from toolchain.measurement import Stack
+from toolchain.report.comparison import COLUMNS
+from toolchain.units import format_value
+from toolchain.workflow.bench import BenchOutcome
+from toolchain.workflow.deploy import DeployOutcome
+from toolchain.workflow.doctor import Check
+from toolchain.workflow.export import ExportOutcome
+from toolchain.workflow.profile import ProfileOutcome
+from toolchain.workflow.run import RunOutcome
+from toolchain.workflow.search import SearchOutcome
+
+
+def boards(targets: Sequence[Target], as_json: bool) -> None:
+    """The list of targets."""
+    if as_json:
+        print_json("boards", {"targets": [asdict(target) for target in targets]})
+        return
+    rows = [(t.url, "yes" if t.available else "no", t.description, t.notes) for t in targets]
+    print_table("Targets", ("url", "here", "what", "notes"), rows)
+
+
+def doctor(checks: Sequence[Check], as_json: bool) -> None:
+    """What was looked at, problems with their remedy."""
+    if as_json:
+        print_json("doctor", {"checks": [asdict(check) for check in checks]})
+        return
+    rows = [(check.status, check.name, check.detail, check.remedy) for check in checks]
+    print_table("Doctor", ("status", "what", "found", "remedy"), rows)
+
+
+def profile(outcome: ProfileOutcome, as_json: bool) -> None:
+    """What was measured, and how well sums predict whole networks."""
+    if as_json:
+        print_json("profile", _profile_json(outcome))
+        return
+    report = outcome.operators
+    out = stdout()
+    out.print(f"table {outcome.table}: stack {outcome.stack.fingerprint} ({outcome.stack.label})")
+    out.print(
+        f"operators: {report.measured} measured, {report.skipped} there already, {len(report.failed)} failed, "
+        f"{report.unstable} unstable, in {report.seconds:.1f} s"
+    )
+    for signature, reason in outcome.failures:
+        out.print(f"  failed: {signature}: {reason}", markup=False)
+    if outcome.calibration is not None:
+        out.print(calibration_text(outcome.calibration), markup=False)
+
+
+def calibration_text(calibration: Calibration) -> str:
+    """One line on how sums of operators predict networks that the fit has not seen."""
+    rank = "-" if math.isnan(calibration.spearman) else f"{calibration.spearman:.3f}"
+    return (
+        f"{calibration.metric} of whole networks = {calibration.intercept:.3g} + {calibration.scale:.3g} * sum "
+        f"+ {calibration.per_operator:.3g} * operators; on networks not in the fit ({calibration.method}, "
+        f"{calibration.n_held_out}): mean error {calibration.mape:.1f} %, within 10 %: "
+        f"{100 * calibration.share_within_10:.0f} %, Spearman {rank} [{calibration.evidence.value}]"
+    )
+
+
+def search(outcome: SearchOutcome, as_json: bool) -> None:
+    """The network, block by block, and its costs against the budgets."""
+    if as_json:
+        print_json("search", _search_json(outcome))
+        return
+    blocks = [
+        (r.name, r.candidate, _shape(r.input), _shape(r.output), f"{r.params:,}", f"{r.macs:,}")
+        for r in outcome.rows
+    ]
+    print_table(
+        f"Network found by {outcome.method}"
+        + (" (nothing changed: the earlier result)" if outcome.reused else ""),
+        ("block", "choice", "in", "out", "params|", "MACs|"),
+        blocks,
+    )
+    limits = {b.metric: b.bound for b in outcome.budgets}
+    rows = []
+    for metric, value in outcome.predicted.items():
+        bound = limits.get(metric)
+        checked = outcome.exact.get(metric)
+        rows.append(
+            (
+                metric,
+                "-" if bound is None else format_value(metric, bound),
+                format_value(metric, value),
+                "-" if bound is None else f"{100 * (1 - value / bound):+.1f} %",
+                "-" if checked is None else format_value(metric, checked),
+                outcome.evidence.get(metric, ""),
+            )
+        )
+    print_table(
+        "Costs before training",
+        ("metric", "budget|", "from the table|", "left|", "from its graph|", "evidence of the table's value"),
+        rows,
+    )
+    out = stdout()
+    out.print(
+        f"validation accuracy with shared weights {100 * outcome.score:.1f} %, {outcome.evaluations} networks "
+        f"evaluated, {outcome.seconds:.0f} s, seed {outcome.seed}"
+        + (", repaired to keep the budgets" if outcome.repaired else "")
+    )
+    for text, score in outcome.alternatives:
+        out.print(f"  also within budgets: {text} ({100 * score:.1f} %)", markup=False)
+
+
+def infeasible(error: InfeasibleError) -> None:
+    """Beside the message of the error: the least values and the nearest design, on stdout."""
+    rows = [
+        (
+            metric,
+            format_value(metric, value),
+            format_value(metric, error.nearest_costs[metric]) if metric in error.nearest_costs else "-",
+            "binds" if metric in error.binding else "",
+        )
+        for metric, value in error.least.items()
+    ]
+    if rows:
+        print_table("What is possible", ("metric", "least in the space|", "nearest design|", ""), rows)
+
+
+def export(outcome: ExportOutcome, as_json: bool) -> None:
+    """Files and comparisons."""
+    if as_json:
+        print_json("export", _export_json(outcome))
+        return
+    title = f"Files in {outcome.folder}" + (" (nothing changed: the earlier files)" if outcome.reused else "")
+    print_table(title, ("file", "bytes|"), [(name, f"{size:,}") for name, size in outcome.files.items()])
+    print_table(
+        "Verification on the test split",
+        (
+            "compared",
+            "status",
+            "samples|",
+            "values differ|",
+            "max error|",
+            "top-1 agrees|",
+            "accuracy|",
+            "limit",
+        ),
+        [_verification_cells(row) for row in outcome.verification.rows],
+    )
+    for row in outcome.verification.rows:
+        if row.reason:
+            stdout().print(f"  {row.name}: {row.reason}", markup=False)
+
+
+def deploy(outcome: DeployOutcome, as_json: bool) -> None:
+    """Predicted beside measured."""
+    if as_json:
+        print_json("deploy", _deploy_json(outcome))
+        return
+    _accuracy_table(outcome)
+    print_table(
+        f"Predicted and measured: {outcome.model} on {outcome.stack.label}",
+        COLUMNS,
+        [r.cells() for r in outcome.rows],
+    )
+    _stack_note(outcome.stack)
+    stdout().print(f"deployed in {outcome.place}")
+
+
+def run(outcome: RunOutcome, as_json: bool) -> None:
+    """The whole loop."""
+    if as_json:
+        print_json(
+            "run",
+            {
+                "profile": _profile_json(outcome.profile),
+                "search": _search_json(outcome.search),
+                "export": _export_json(outcome.export),
+                "deploy": _deploy_json(outcome.deploy),
+            },
+        )
+        return
+    profile(outcome.profile, False)
+    search(outcome.search, False)
+    export(outcome.export, False)
+    deploy(outcome.deploy, False)
+
+
+def bench(outcome: BenchOutcome, as_json: bool) -> None:
+    """Per-operator and whole-network cost of a model file."""
+    if as_json:
+        values = asdict(outcome) | {"stack": outcome.stack.as_dict(), "sum": outcome.sum}
+        print_json("bench", values)
+        return
+    total = sum(cost.measurement.value for cost in outcome.operators if cost.measurement) or math.nan
+    rows = []
+    for index, cost in enumerate(outcome.operators):
+        if cost.measurement is None:
+            rows.append((str(index), cost.signature, f"{cost.macs:,}", "-", "-", "-", cost.failure))
+            continue
+        value, metric = cost.measurement.value, cost.measurement.metric
+        rate = f"{cost.macs / value:,.0f}" if cost.macs else "-"
+        flag = "unstable" if cost.measurement.unstable else ""
+        rows.append(
+            (
+                str(index), cost.signature, f"{cost.macs:,}", format_value(metric, value),
+                f"{100 * value / total:.1f} %", rate, flag,
+            )
+        )  # fmt: skip
+    whole = outcome.whole
+    print_table(
+        f"{outcome.model} ({outcome.dtype}): operators measured alone [{whole.evidence.value}]",
+        ("", "operator", "MACs|", "latency|", "share|", "MACs per us|", ""),
+        rows,
+    )
+    summary = [
+        ("whole network, measured", format_value(whole.metric, whole.value) + _unstable(whole.unstable))
+    ]
+    if outcome.sum is not None:
+        summary.append(
+            (
+                "sum of the operators",
+                f"{format_value(whole.metric, outcome.sum)} ({outcome.sum / whole.value:.2f} x)",
+            )
+        )
+    summary += [(name, format_value(name, value)) for name, value in outcome.computed.items()]
+    print_table("Whole network; bytes, MACs and params are computed from the file", ("", "value|"), summary)
+    _stack_note(outcome.stack)
+
+
+def _unstable(flag: bool) -> str:
+    return " (unstable)" if flag else ""
+
+
+def _accuracy_table(outcome: DeployOutcome) -> None:
+    rows = [(f"{name}, reference", f"{100 * value:.2f} %") for name, value in outcome.accuracy_before.items()]
+    equal = (
+        "every value equal" if outcome.differing == 0 else f"top-1 agrees on {100 * outcome.agreement:.1f} %"
+    )
+    rows.append((f"on target ({outcome.model})", f"{100 * outcome.accuracy:.2f} %"))
+    print_table(
+        f"Accuracy on {outcome.samples} test samples",
+        ("network", "accuracy|"),
+        rows,
+        notes=f"target against reference: {equal}, largest difference {outcome.max_difference:.3g}"
+        + (" int8 steps" if outcome.differing is not None else ""),
+    )
+
+
+def _stack_note(stack: Stack) -> None:
+    fields = ", ".join(f"{key} {value}" for key, value in stack.fields if key != "protocol")
+    stdout().print(f"stack {stack.fingerprint}: {fields}", markup=False)
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(str(d) for d in shape)
+
+
+def _verification_cells(row: Comparison) -> tuple[str, ...]:
+    def number(value: float | int | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    return (
+        row.name,
+        row.status.upper() if row.status == "failed" else row.status,
+        str(row.samples) if row.samples else "-",
+        number(row.differing, ","),
+        number(row.max_error, ".2g"),
+        "-" if row.agreement is None else f"{100 * row.agreement:.1f} %",
+        "-" if row.accuracy is None else f"{100 * row.accuracy:.2f} %",
+        row.limit,
+    )
+
+
+def _profile_json(outcome: ProfileOutcome) -> dict[str, Any]:
+    values = asdict(outcome)
+    values["stack"] = outcome.stack.as_dict()
+    if outcome.calibration is not None and math.isnan(outcome.calibration.spearman):
+        values["calibration"]["spearman"] = None
+    return values
+
+
+def _search_json(outcome: SearchOutcome) -> dict[str, Any]:
+    return {
+        **asdict(outcome),
+        "rows": [row._asdict() if hasattr(row, "_asdict") else asdict(row) for row in outcome.rows],
+    }
+
+
+def _export_json(outcome: ExportOutcome) -> dict[str, Any]:
+    return {**asdict(outcome), "folder": str(outcome.folder), "verified": outcome.verification.ok}
+
+
+def _deploy_json(outcome: DeployOutcome) -> dict[str, Any]:
+    return {
+        **asdict(outcome),
+        "stack": outcome.stack.as_dict(),
+        "rows": [row.as_dict() for row in outcome.rows],
+    }

@@ -1,0 +1,213 @@
+"""The deploy stage: the model goes to the target, is checked and measured there, and stands beside the prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from profilers.counts import graph_costs
+from profilers.lut import Lut, Network
+from targets.session import Job, ModelFormat, Session
+from toolchain.errors import ConfigurationError, DeviceError, VerificationError
+from toolchain.graph import Graph, dequantize_array, quantize_array
+from toolchain.graph.float_reference import run_float
+from toolchain.graph.integer_reference import run_int8
+from toolchain.graph.tflite_reader import read_tflite
+from toolchain.measurement import Evidence, Measurement, Stack
+from toolchain.report.comparison import ComparisonRow, compare
+from toolchain.units import Budget
+from toolchain.workflow.data import to_nhwc
+from toolchain.workflow.export import FLOAT_ONNX, FLOAT_PT2, FLOAT_TFLITE, INT8_ONNX, INT8_TFLITE
+from toolchain.workflow.project import Progress, Project, silent
+from toolchain.workflow.sessions import LATENCY, open_session
+
+STAGE = "deploy"
+# An engine rounds in its own way (XNNPACK differs from TFLite Micro by a few steps); most answers must stay.
+LEAST_AGREEMENT = 0.97
+
+_FILES: Mapping[tuple[ModelFormat, str], str] = {
+    ("tflite", "int8"): INT8_TFLITE,
+    ("tflite", "float32"): FLOAT_TFLITE,
+    ("onnx", "int8"): INT8_ONNX,
+    ("onnx", "float32"): FLOAT_ONNX,
+    ("pt2", "float32"): FLOAT_PT2,
+}
+
+
+@dataclass(frozen=True)
+class DeployOutcome:
+    """What happened on the target.
+
+    Attributes:
+        text: the network.
+        stack: what every number below belongs to.
+        place: where the model lies now.
+        model: name of the deployed file.
+        samples: test samples that ran on the target.
+        accuracy: share of right answers on the target, 0 to 1.
+        accuracy_before: "float" and "int8" accuracy by the references, from the export.
+        agreement: share of samples with the reference's top-1.
+        differing: output values that are not equal to the reference's; None for float models.
+        max_difference: largest difference from the reference: int8 steps, or absolute for float models.
+        rows: metrics, predicted beside measured.
+    """
+
+    text: str
+    stack: Stack
+    place: str
+    model: str
+    samples: int
+    accuracy: float
+    accuracy_before: Mapping[str, float]
+    agreement: float
+    differing: int | None
+    max_difference: float
+    rows: tuple[ComparisonRow, ...]
+
+
+def deploy(
+    project: Project, *, place: str | None = None, progress: Progress = silent, wait: bool = False
+) -> DeployOutcome:
+    """Deploy the exported model, check its outputs on the test split, measure it.
+
+    Args:
+        place: where on the target; default: results/deployed in the project.
+        wait: wait for another process that measures on the device.
+
+    Raises:
+        ConfigurationError: nothing was exported, or not in the form that this target takes.
+        VerificationError: the target's answers are not the reference's.
+        DeviceError: the target cannot be opened, is busy, or could not measure the network.
+    """
+    exported = project.latest("export")
+    if exported is None:
+        raise ConfigurationError("nothing to deploy: no export has finished", remedy="run `boardfit export`")
+    with open_session(project.config.target.url, project.config.target.precision) as session:
+        name = model_file(session.model_format, project.config.target.precision)
+        path = project.model_folder / name
+        if not path.is_file():
+            raise ConfigurationError(f"{path} does not exist", remedy="run `boardfit export --force`")
+        model = path.read_bytes()
+        graph = read_tflite((project.model_folder / _reference_file(name)).read_bytes())
+        progress("deploy", 0, 3, "copying")
+        where = session.deploy(model, place or str(project.results / "deployed"))
+        progress("deploy", 1, 3, "checking outputs")
+        check = _check_outputs(project, session, model, name, graph)
+        progress("deploy", 2, 3, "measuring")
+        latency = _measure(session, model, wait)
+        progress("deploy", 3, 3, "")
+        found = project.latest("search") or {}
+        known = found.get("architecture") == exported["architecture"]
+        measured = {LATENCY: latency, **_computed(graph, len(model), name)}
+        budgets = (
+            tuple(Budget(b["metric"], b["bound"]) for b in found["budgets"])
+            if known
+            else project.config.target.limits
+        )
+        predicted = {k: v for k, v in (found["predicted"] if known else {}).items() if k in measured}
+        _remember(project, session, exported["text"], graph, latency)
+        outcome = DeployOutcome(
+            text=exported["text"],
+            stack=session.stack,
+            place=where,
+            model=name,
+            accuracy_before=exported["accuracy"],
+            rows=compare(budgets, predicted, measured),
+            **check,
+        )
+    values = asdict(outcome)
+    values["rows"] = [row.as_dict() for row in outcome.rows]
+    values["stack"] = outcome.stack.as_dict()
+    project.write_record(STAGE, "", values)
+    return outcome
+
+
+def model_file(form: ModelFormat, precision: str) -> str:
+    """Name of the exported file that a target with this model format and precision takes.
+
+    Raises:
+        ConfigurationError: there is no such form (int8 on the torch engine).
+    """
+    name = _FILES.get((form, precision))
+    if name is None:
+        raise ConfigurationError(
+            f"this target takes no {precision} model",
+            remedy='set target.precision = "float32", or use cpu:litert',
+        )
+    return name
+
+
+def _reference_file(name: str) -> str:
+    """The .tflite file whose graph says what the deployed file must answer."""
+    return INT8_TFLITE if name == INT8_TFLITE else FLOAT_TFLITE
+
+
+def _check_outputs(
+    project: Project, session: Session, model: bytes, name: str, graph: Graph
+) -> dict[str, Any]:
+    """Run the test split on the target, and compare with the reference and with the labels."""
+    data = project.data
+    x, y = data.x["test"], data.y["test"]
+    if name == INT8_TFLITE:
+        source, result = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
+        assert source.quantization is not None  # an int8 graph has them everywhere (Graph's validation)
+        assert result.quantization is not None
+        inputs = quantize_array(to_nhwc(x), source.quantization)
+        answers = session.run(model, inputs).reshape(len(x), -1)
+        reference = run_int8(graph, inputs).reshape(len(x), -1)
+        differing: int | None = int(np.count_nonzero(answers != reference))
+        difference = float(np.abs(answers.astype(np.int32) - reference.astype(np.int32)).max())
+        scores = dequantize_array(answers, result.quantization)
+        expected = dequantize_array(reference, result.quantization)
+    else:
+        inputs_nhwc = to_nhwc(x)
+        feed = inputs_nhwc if session.model_format == "tflite" else _channels_first(inputs_nhwc, name, x)
+        scores = session.run(model, feed).reshape(len(x), -1).astype(np.float32)
+        expected = run_float(graph, inputs_nhwc).reshape(len(x), -1)
+        differing = None
+        difference = float(np.abs(scores - expected).max())
+    agreement = float(np.mean(scores.argmax(1) == expected.argmax(1)))
+    if agreement < LEAST_AGREEMENT:
+        raise VerificationError(
+            f"on the target {100 * agreement:.1f} % of {len(x)} answers are the reference's, "
+            f"the limit is {100 * LEAST_AGREEMENT:.0f} %",
+            remedy="run `boardfit export --force` and look at its table; do not use this model",
+        )
+    return {
+        "samples": len(x),
+        "accuracy": float(np.mean(scores.argmax(1) == y)),
+        "agreement": agreement,
+        "differing": differing,
+        "max_difference": difference,
+    }
+
+
+def _channels_first(nhwc: NDArray[np.float32], name: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """ONNX files take torch's own layout; .pt2 files are made from the graph and take N x C x 1 x L for series."""
+    return np.ascontiguousarray(nhwc.transpose(0, 3, 1, 2)) if name == FLOAT_PT2 and nhwc.ndim == 4 else x
+
+
+def _measure(session: Session, model: bytes, wait: bool) -> Measurement:
+    (result,) = session.measure([Job("network", model)], wait=wait)
+    if result.measurement is None:
+        raise DeviceError(f"the target could not measure the network: {result.failure}")
+    return result.measurement
+
+
+def _computed(graph: Graph, flash_bytes: int, name: str) -> dict[str, Measurement]:
+    """Bytes, MACs and parameters of the deployed file: exact, from the file itself."""
+    costs = {**graph_costs(graph), "flash_bytes": flash_bytes}
+    return {
+        metric: Measurement(metric, float(costs[metric]), Evidence.COMPUTED, details={"file": name})
+        for metric in ("flash_bytes", "ram_bytes", "params", "macs")
+    }
+
+
+def _remember(project: Project, session: Session, text: str, graph: Graph, latency: Measurement) -> None:
+    """Keep the whole network's measurement: the next calibration learns from it."""
+    with Lut.open(project.lut_path) as lut:
+        lut.put_network(session.stack, Network(text, graph.operators), latency)

@@ -1,0 +1,248 @@
+"""The export stage: train the winner, quantise it, write its files, verify that they all mean the same."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from toolchain.errors import ConfigurationError
+from toolchain.export.onnx_writer import quantize_onnx, write_onnx
+from toolchain.export.tflite_writer import write_tflite
+from toolchain.export.torch_writer import write_pt2
+from toolchain.export.verify import Comparison, ModelFiles, Verification, verify
+from toolchain.files import write_atomic, write_json
+from toolchain.graph import Graph, Tensor
+from toolchain.graph.lower import lower
+from toolchain.quantize import quantize
+from toolchain.quantize.qat import train_quantized
+from toolchain.spaces import Architecture
+from toolchain.supernet.checkpoint import save_checkpoint
+from toolchain.supernet.train import train_network
+from toolchain.workflow.project import Progress, Project, fingerprint, silent
+
+STAGE = "export"
+FLOAT_TFLITE, INT8_TFLITE = "model_float.tflite", "model_int8.tflite"
+FLOAT_ONNX, INT8_ONNX = "model_float.onnx", "model_int8.onnx"
+FLOAT_PT2 = "model_float.pt2"  # only for the torch engine
+WEIGHTS, MODEL_JSON = "weights.safetensors", "model.json"
+
+
+@dataclass(frozen=True)
+class ExportOutcome:
+    """What the stage made.
+
+    Attributes:
+        architecture, text: the network.
+        folder: where the files lie.
+        files: name -> bytes.
+        verification: every comparison that was made, and what was skipped.
+        accuracy: "float" and "int8" accuracy on the test split, 0 to 1.
+        epochs_trained, best_epoch: of the float training.
+        quantization: "ptq" or "qat".
+        reused: nothing had changed, so the earlier files stand.
+    """
+
+    architecture: Architecture
+    text: str
+    folder: Path
+    files: Mapping[str, int]
+    verification: Verification
+    accuracy: Mapping[str, float]
+    epochs_trained: int
+    best_epoch: int
+    quantization: str
+    reused: bool = False
+
+
+def export(project: Project, *, progress: Progress = silent, force: bool = False) -> ExportOutcome:
+    """Train, quantise, write and verify the network of the latest search.
+
+    Raises:
+        ConfigurationError: there is no search result yet, or the training diverged.
+    """
+    found = project.latest("search")
+    if found is None:
+        raise ConfigurationError("nothing to export: no search has finished", remedy="run `boardfit search`")
+    architecture = tuple(int(i) for i in found["architecture"])
+    if not project.space.valid(architecture):
+        raise ConfigurationError(
+            f"the search result {found['text']!r} does not fit the space any more",
+            remedy="run `boardfit search`",
+        )
+    inputs = export_inputs(project, architecture)
+    stored = None if force else project.record(STAGE, inputs)
+    if stored is not None and _files_are_there(project, stored):
+        return _from_record(project, stored)
+    module, epochs, best = _train(project, architecture, inputs, progress)
+    graph = lower(module, project.space.input_shape)
+    int8 = _quantize(project, graph, progress)
+    files = _write(project, module, graph, int8, progress)
+    progress("verify", 0, 1, "comparing files, engines and references")
+    verification = verify(
+        module, graph, int8, project.data.nhwc("test"), project.data.y["test"],
+        files=ModelFiles(
+            float_tflite=files[FLOAT_TFLITE], int8_tflite=files[INT8_TFLITE],
+            float_onnx=files.get(FLOAT_ONNX), int8_onnx=files.get(INT8_ONNX),
+        ),
+        input_shape=project.space.input_shape,
+    )  # fmt: skip
+    progress("verify", 1, 1, "")
+    accuracy = dict(verification.accuracy)
+    sizes = {name: len(data) for name, data in files.items()}
+    outcome = ExportOutcome(
+        architecture, project.space.encode(architecture), project.model_folder, sizes, verification,
+        accuracy, epochs, best, project.config.training.quantization,
+    )  # fmt: skip
+    _describe(project, outcome, int8)
+    if verification.ok:
+        project.write_record(STAGE, inputs, _as_record(outcome))
+    return outcome
+
+
+def export_inputs(project: Project, architecture: Architecture) -> str:
+    """Fingerprint of everything that the files depend on."""
+    return fingerprint(
+        architecture, project.config.training.model_dump(), project.config.space.model_dump(),
+        project.config.project.seed, project.data.fingerprint,
+    )  # fmt: skip
+
+
+def _train(
+    project: Project, architecture: Architecture, inputs: str, progress: Progress
+) -> tuple[nn.Module, int, int]:
+    """The trained module in eval mode, epochs, best epoch; goes on from a checkpoint of the same training."""
+    settings, data, seed = project.config.training, project.data, project.config.project.seed
+    torch.manual_seed(seed)
+    module = project.space.module(architecture)
+    report = train_network(
+        module,
+        data.x["train"],
+        data.y["train"],
+        x_val=data.x["val"],
+        y_val=data.y["val"],
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        seed=seed,
+        progress=lambda done, total, note: progress("train", done, total, note),
+        checkpoint=project.checkpoint(f"train-{inputs}.safetensors"),
+        resume=True,
+    )
+    return module.eval(), settings.epochs, report.best_epoch
+
+
+def _quantize(project: Project, graph: Graph, progress: Progress) -> Graph:
+    settings, data = project.config.training, project.data
+    calibration = _calibration_samples(project)
+    if settings.quantization == "ptq":
+        progress("quantise", 0, 1, settings.ranges)
+        int8 = quantize(graph, calibration, settings.ranges)
+        progress("quantise", 1, 1, settings.ranges)
+        return int8
+    return train_quantized(
+        graph,
+        data.nhwc("train"),
+        data.y["train"],
+        epochs=settings.qat_epochs,
+        batch_size=settings.batch_size,
+        seed=project.config.project.seed,
+        method=settings.ranges,
+        progress=lambda done, total: progress("quantise", done, total, "quantisation-aware training"),
+    )
+
+
+def _calibration_samples(project: Project) -> NDArray[np.float32]:
+    """Training samples that set the ranges of activations: spread evenly over the split."""
+    samples = project.data.nhwc("train")
+    count = min(project.config.training.calibration_samples, len(samples))
+    chosen: NDArray[np.float32] = samples[np.linspace(0, len(samples) - 1, count).astype(int)]
+    return chosen
+
+
+def _write(
+    project: Project, module: nn.Module, graph: Graph, int8: Graph, progress: Progress
+) -> dict[str, bytes]:
+    """All model files; ONNX only where its packages are installed (the verification then says so)."""
+    progress("write", 0, 2, "TFLite")
+    files = {FLOAT_TFLITE: write_tflite(graph), INT8_TFLITE: write_tflite(int8)}
+    progress("write", 1, 2, "ONNX")
+    if all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")):
+        files[FLOAT_ONNX] = write_onnx(module, project.space.input_shape)
+        count = min(project.config.training.calibration_samples, len(project.data.x["train"]))
+        files[INT8_ONNX] = quantize_onnx(files[FLOAT_ONNX], project.data.x["train"][:count])
+    if project.config.target.url.startswith("cpu:torch"):
+        files[FLOAT_PT2] = write_pt2(graph)
+    for name, data in files.items():
+        write_atomic(project.model_folder / name, data)
+    save_checkpoint(project.model_folder / WEIGHTS, module.state_dict(), {"space": project.space.name})
+    progress("write", 2, 2, "")
+    return files
+
+
+def _describe(project: Project, outcome: ExportOutcome, int8: Graph) -> None:
+    """model.json: what a program on the device must know to use the files."""
+    source, result = int8.tensors[int8.inputs[0]], int8.tensors[int8.outputs[0]]
+
+    def tensor(entry: Tensor) -> dict[str, Any]:
+        q = entry.quantization
+        return {
+            "shape": entry.shape,
+            "scale": None if q is None else q.scale[0],
+            "zero_point": None if q is None else q.zero_point[0],
+        }
+
+    write_json(
+        project.model_folder / MODEL_JSON,
+        {
+            "project": project.config.project.name,
+            "architecture": outcome.text,
+            "classes": list(project.data.classes),
+            "normalization": asdict(project.data.normalization),
+            "int8_input": tensor(source),
+            "int8_output": tensor(result),
+            "layout": "NHWC in .tflite files, NCHW in .onnx files",
+            "test_accuracy": dict(outcome.accuracy),
+        },
+    )
+
+
+def _as_record(outcome: ExportOutcome) -> dict[str, Any]:
+    return {
+        "architecture": list(outcome.architecture),
+        "text": outcome.text,
+        "files": dict(outcome.files),
+        "verification": [asdict(row) for row in outcome.verification.rows],
+        "accuracy": dict(outcome.accuracy),
+        "epochs_trained": outcome.epochs_trained,
+        "best_epoch": outcome.best_epoch,
+        "quantization": outcome.quantization,
+    }
+
+
+def _from_record(project: Project, stored: Mapping[str, Any]) -> ExportOutcome:
+    return ExportOutcome(
+        architecture=tuple(int(i) for i in stored["architecture"]),
+        text=stored["text"],
+        folder=project.model_folder,
+        files=stored["files"],
+        verification=Verification(tuple(Comparison(**row) for row in stored["verification"])),
+        accuracy=stored["accuracy"],
+        epochs_trained=stored["epochs_trained"],
+        best_epoch=stored["best_epoch"],
+        quantization=stored["quantization"],
+        reused=True,
+    )
+
+
+def _files_are_there(project: Project, stored: Mapping[str, Any]) -> bool:
+    """The record's files lie in the model folder with their sizes, so that they need not be made again."""
+    paths = {name: project.model_folder / name for name in stored["files"]}
+    return all(p.is_file() and p.stat().st_size == stored["files"][name] for name, p in paths.items())

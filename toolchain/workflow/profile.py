@@ -1,0 +1,137 @@
+"""The profile stage: every operator of the space, and a few whole networks, measured into the table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from profilers.calibrate import Calibration, calibrate
+from profilers.lut import Failure, Lut
+from profilers.profile import ProfileReport, profile_networks, profile_operators
+from targets.session import Session
+from toolchain.graph import Graph
+from toolchain.graph.operator import Operator
+from toolchain.measurement import Stack
+from toolchain.spaces import Architecture
+from toolchain.workflow.models import structural_graph
+from toolchain.workflow.project import Progress, Project, silent
+from toolchain.workflow.sessions import LATENCY, open_session
+
+NETWORK_SEED = (
+    0x5EED  # which networks calibrate must not change with the project's seed: rows would not be found
+)
+
+
+@dataclass(frozen=True)
+class ProfileOutcome:
+    """What the stage did.
+
+    Attributes:
+        stack: what the rows belong to.
+        table: file of the table.
+        operators: what happened to the operators of the space.
+        networks: what happened to the whole networks; None when the project asks for none.
+        calibration: the correction of sums and its error on held-out networks; None without networks.
+        failures: (signature, reason) of operators that the target could not measure.
+    """
+
+    stack: Stack
+    table: str
+    operators: ProfileReport
+    networks: ProfileReport | None
+    calibration: Calibration | None
+    failures: tuple[tuple[str, str], ...]
+
+
+def profile(
+    project: Project,
+    *,
+    progress: Progress = silent,
+    retry: bool = False,
+    wait: bool = False,
+) -> ProfileOutcome:
+    """Measure what the table lacks, store each row as it comes, fit the calibration.
+
+    Args:
+        retry: measure failed and unstable rows again.
+        wait: wait for another process that measures on the device.
+
+    Raises:
+        DeviceError: the target cannot be opened or is busy. Rows measured before stay.
+    """
+    precision = project.config.target.precision
+    progress("space", 0, 1, "lowering blocks")
+    chain = project.space.chain(precision)
+    progress("space", 1, 1, f"{len(chain.operators)} distinct operators")
+    with Lut.open(project.lut_path) as lut, open_session(project.config.target.url, precision) as session:
+        operators = profile_operators(
+            lut,
+            session,
+            chain.operators,
+            retry_failures=retry,
+            retry_unstable=retry,
+            progress=lambda done, total: progress("profile", done, total, "operators"),
+            wait=wait,
+        )
+        networks = None
+        calibration = None
+        if project.config.profile.networks:
+            networks, calibration = _calibrate(
+                project, lut, session, progress, retry, wait, operators.measured > 0
+            )
+        wanted = set(chain.operators)
+        failures = tuple(
+            (row.subject.signature, row.outcome.reason)
+            for row in lut.rows(session.stack, LATENCY, subject="operator")
+            if isinstance(row.outcome, Failure)
+            and isinstance(row.subject, Operator)
+            and row.subject in wanted
+        )
+        return ProfileOutcome(
+            session.stack, str(project.lut_path), operators, networks, calibration, failures
+        )
+
+
+def calibration_networks(project: Project, count: int) -> list[Architecture]:
+    """The architectures that calibrate: drawn from the space, the same in every run."""
+    rng = np.random.default_rng(NETWORK_SEED)
+    drawn = [project.space.sample(rng) for _ in range(count)]
+    return list(dict.fromkeys(drawn))
+
+
+def _calibrate(
+    project: Project,
+    lut: Lut,
+    session: Session,
+    progress: Progress,
+    retry: bool,
+    wait: bool,
+    operators_changed: bool,
+) -> tuple[ProfileReport, Calibration | None]:
+    graphs: dict[str, Graph] = {}
+    wanted = calibration_networks(project, project.config.profile.networks)
+    for index, architecture in enumerate(wanted):
+        graphs[project.space.encode(architecture)] = structural_graph(project, architecture)
+        progress("networks", index + 1, len(wanted), "building")
+    report = profile_networks(
+        lut,
+        session,
+        graphs,
+        retry_failures=retry,
+        retry_unstable=retry,
+        progress=lambda done, total: progress("calibrate", done, total, "whole networks"),
+        wait=wait,
+    )
+    kept = lut.calibration(session.stack, LATENCY)
+    if kept is not None and not report.measured and not operators_changed:
+        return report, Calibration.from_json(kept.text)
+    table = lut.table(session.stack, LATENCY)
+    usable = [
+        (network.name, network.operators, measurement.value)
+        for network, measurement in lut.networks(session.stack, LATENCY)
+        if all(op in table.values for op in network.operators) and graphs.get(network.name) is not None
+    ]
+    if not usable or table.evidence is None:
+        return report, None
+    return report, calibrate(lut, session.stack, table.values, usable, evidence=table.evidence)

@@ -1,0 +1,39 @@
+"""The whole loop: profile, search, export, deploy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from toolchain.workflow.deploy import DeployOutcome, deploy
+from toolchain.workflow.export import ExportOutcome, export
+from toolchain.workflow.profile import ProfileOutcome, profile
+from toolchain.workflow.project import Progress, Project, silent
+from toolchain.workflow.search import SearchOutcome, search
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """What each stage did."""
+
+    profile: ProfileOutcome
+    search: SearchOutcome
+    export: ExportOutcome
+    deploy: DeployOutcome
+
+
+def run(
+    project: Project, *, progress: Progress = silent, force: bool = False, wait: bool = False
+) -> RunOutcome:
+    """All four stages in order. Stages whose inputs did not change are not done again, unless forced; measuring the
+    deployed network always is.
+
+    Raises:
+        VerificationError: the exported files do not agree; nothing is deployed then.
+        BoardfitError: as the stages do.
+    """
+    profiled = profile(project, progress=progress, wait=wait)
+    found = search(project, progress=progress, force=force)
+    exported = export(project, progress=progress, force=force)
+    exported.verification.raise_for_breach()
+    deployed = deploy(project, progress=progress, wait=wait)
+    return RunOutcome(profiled, found, exported, deployed)

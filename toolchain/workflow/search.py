@@ -1,0 +1,227 @@
+"""The search stage: a network that keeps every budget by the table, checked on its real graph and file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from toolchain.errors import UsageError
+from toolchain.search.connas import ConnasConfig, connas_search
+from toolchain.search.evaluators import SupernetEvaluator, recalibration_batches, train_supernet
+from toolchain.search.evolution import evolve
+from toolchain.search.protocols import SearchResult
+from toolchain.search.random_search import random_search
+from toolchain.spaces import Architecture, Row
+from toolchain.supernet import Supernet
+from toolchain.units import Budget
+from toolchain.workflow.costs import Costs, evidence_text, open_costs
+from toolchain.workflow.project import Progress, Project, fingerprint, silent
+
+STAGE = "search"
+
+
+@dataclass(frozen=True)
+class SearchOutcome:
+    """What the stage found.
+
+    Attributes:
+        architecture, text: the winner, as indices and as people read it.
+        rows: the winner block by block.
+        score: validation accuracy with the supernet's weights.
+        predicted: metric -> value from the table.
+        exact: metric -> value from the real graph and file.
+        evidence: metric -> what the predicted value is.
+        budgets: the bounds it keeps.
+        calibration_mape: mean error of predicted latencies on held-out networks in per cent; None if unknown.
+        method, seed, evaluations, repaired: how it was found (`toolchain.search.SearchResult`).
+        alternatives: (text, score) of other networks that keep the budgets by the table.
+        seconds: of the search; of the first time when it is reused.
+        reused: nothing had changed, so the earlier result stands.
+    """
+
+    architecture: Architecture
+    text: str
+    rows: tuple[Row, ...]
+    score: float
+    predicted: Mapping[str, float]
+    exact: Mapping[str, float]
+    evidence: Mapping[str, str]
+    budgets: tuple[Budget, ...]
+    calibration_mape: float | None
+    method: str
+    seed: int
+    evaluations: int
+    repaired: bool
+    alternatives: tuple[tuple[str, float], ...]
+    seconds: float
+    reused: bool = False
+
+
+def search(
+    project: Project,
+    *,
+    progress: Progress = silent,
+    budgets: tuple[Budget, ...] = (),
+    method: str | None = None,
+    force: bool = False,
+) -> SearchOutcome:
+    """Search under the project's budgets, resuming an unfinished search, or repeat the earlier answer.
+
+    Args:
+        budgets: replace those of the project file metric by metric.
+        method: replaces that of the project file.
+        force: search again although nothing changed.
+
+    Raises:
+        InfeasibleError: no network keeps all budgets; carries the least values and the nearest design.
+        LutError: the table lacks operators; the remedy is `boardfit profile`.
+        ConfigurationError: a budget on a metric that this target does not give.
+    """
+    method = method or project.config.search.method
+    if method not in ("connas", "evolution", "random"):
+        raise UsageError(f"unknown search method {method!r}", remedy="use connas, evolution or random")
+    limits = merged_budgets(project.config.target.limits, budgets)
+    progress("costs", 0, 1, "reading the table")
+    costs = open_costs(project, [b.metric for b in limits])
+    progress("costs", 1, 1, f"{len(costs.chain.operators)} operators")
+    inputs = search_inputs(project, limits, method, costs)
+    stored = None if force else project.record(STAGE, inputs)
+    if stored is not None:
+        return _from_record(project, stored)
+    started = time.monotonic()
+    result = _run(project, costs, limits, method, inputs, progress)
+    outcome = SearchOutcome(
+        architecture=result.architecture,
+        text=project.space.encode(result.architecture),
+        rows=tuple(project.space.describe(result.architecture)),
+        score=result.score,
+        predicted=dict(result.predicted),
+        exact=dict(result.exact),
+        evidence={metric: evidence_text(costs, metric) for metric in costs.table.metrics},
+        budgets=limits,
+        calibration_mape=costs.mape,
+        method=result.method,
+        seed=result.seed,
+        evaluations=result.evaluations,
+        repaired=result.repaired,
+        alternatives=tuple((project.space.encode(a), score) for a, score in result.alternatives[:5]),
+        seconds=time.monotonic() - started,
+    )
+    values = asdict(replace(outcome, rows=()))
+    history = [{"step": h.step, "epoch": h.epoch, **h.values} for h in result.history]
+    project.write_record(STAGE, inputs, {**values, "history": history})
+    return outcome
+
+
+def merged_budgets(base: tuple[Budget, ...], changes: tuple[Budget, ...]) -> tuple[Budget, ...]:
+    """`base` with the bounds of `changes` in place of those on the same metric."""
+    by_metric = {b.metric: b for b in (*base, *changes)}
+    return tuple(by_metric.values())
+
+
+def search_inputs(project: Project, limits: tuple[Budget, ...], method: str, costs: Costs) -> str:
+    """Fingerprint of everything that the answer depends on: settings, data, space, budgets and prices."""
+    return fingerprint(
+        project.config.search.model_dump(),
+        project.config.project.seed,
+        project.data.fingerprint,
+        project.config.space.model_dump(),
+        project.config.target.precision,
+        [(b.metric, b.bound) for b in limits],
+        method,
+        costs.fingerprint,
+    )
+
+
+def _run(
+    project: Project,
+    costs: Costs,
+    limits: tuple[Budget, ...],
+    method: str,
+    inputs: str,
+    progress: Progress,
+) -> SearchResult:
+    settings, data, seed = project.config.search, project.data, project.config.project.seed
+    checkpoint = project.checkpoint(f"{method}-{inputs}.safetensors")
+    torch.manual_seed(seed)
+    supernet = Supernet(project.space)
+
+    def step(done: int, total: int, note: str = "") -> None:
+        progress("search", done, total, note)
+
+    if method == "connas":
+        return connas_search(
+            supernet,
+            costs.table,
+            limits,
+            x=data.x["train"],
+            y=data.y["train"],
+            x_val=data.x["val"],
+            y_val=data.y["val"],
+            checker=costs.exact,
+            config=ConnasConfig(
+                epochs=settings.epochs,
+                batch_size=settings.batch_size,
+                learning_rate=settings.learning_rate,
+                final_learning_rate=settings.learning_rate / 10,
+                alpha_learning_rate=settings.alpha_learning_rate,
+                rescale=settings.rescale,
+                seed=seed,
+            ),
+            progress=step,
+            checkpoint=checkpoint,
+            resume=True,
+        )
+    train_supernet(
+        supernet,
+        data.x["train"],
+        data.y["train"],
+        sample=project.space.sample,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        seed=seed,
+        progress=lambda done, total, note: progress("supernet", done, total, note),
+        checkpoint=checkpoint,
+        resume=True,
+    )
+    batches = recalibration_batches(data.x["train"], torch.device("cpu"))
+    evaluator = SupernetEvaluator(supernet, data.x["val"], data.y["val"], batches)
+    searcher = evolve if method == "evolution" else random_search
+    return searcher(
+        costs.table,
+        evaluator,
+        limits,
+        sample=project.space.sample,
+        evaluations=settings.samples,
+        checker=costs.exact,
+        seed=seed,
+        progress=step,
+    )
+
+
+def _from_record(project: Project, stored: Mapping[str, Any]) -> SearchOutcome:
+    """The outcome that a record describes; the rows follow from the architecture."""
+    architecture = tuple(int(i) for i in stored["architecture"])
+    return SearchOutcome(
+        architecture=architecture,
+        text=stored["text"],
+        rows=tuple(project.space.describe(architecture)),
+        score=stored["score"],
+        predicted=stored["predicted"],
+        exact=stored["exact"],
+        evidence=stored["evidence"],
+        budgets=tuple(Budget(b["metric"], b["bound"]) for b in stored["budgets"]),
+        calibration_mape=stored["calibration_mape"],
+        method=stored["method"],
+        seed=stored["seed"],
+        evaluations=stored["evaluations"],
+        repaired=stored["repaired"],
+        alternatives=tuple((text, score) for text, score in stored["alternatives"]),
+        seconds=stored["seconds"],
+        reused=True,
+    )
