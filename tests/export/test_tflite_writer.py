@@ -149,15 +149,40 @@ def test_the_same_graph_gives_the_same_bytes(graph: Graph) -> None:
     assert write_tflite(copy) == write_tflite(graph)
 
 
-def test_versions_of_operators() -> None:
-    for dtype, expected in (
-        ("int8", {"CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 12}),
-        ("float32", {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1}),
-    ):
-        model = parse(write_tflite(separable(0, dtype)))
-        assert {CODES[code.builtinCode]: code.version for code in model.operatorCodes} == expected
-        assert all(code.deprecatedBuiltinCode == code.builtinCode for code in model.operatorCodes)
-    assert model.version == 3
+# Versions as TensorFlow Lite's own converter writes them (tensorflow/lite/tools/versioning/op_version.cc).
+VERSIONS: dict[Kind, tuple[str, int, int]] = {
+    "conv2d": ("CONV_2D", 1, 3),
+    "depthwise_conv2d": ("DEPTHWISE_CONV_2D", 1, 3),
+    "fully_connected": ("FULLY_CONNECTED", 1, 4),
+    "add": ("ADD", 1, 2),
+    "mul": ("MUL", 1, 2),
+    "average_pool": ("AVERAGE_POOL_2D", 1, 2),
+    "max_pool": ("MAX_POOL_2D", 1, 2),
+    "pad": ("PAD", 1, 2),
+    "reshape": ("RESHAPE", 1, 1),
+    "softmax": ("SOFTMAX", 1, 2),
+    "hard_swish": ("HARD_SWISH", 1, 1),
+    "concatenation": ("CONCATENATION", 1, 2),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_codes_and_versions(kind: Kind) -> None:
+    name, float_version, int8_version = VERSIONS[kind]
+
+    @settings(PROPERTIES, max_examples=5)
+    @given(st.one_of(float_operators(kind), int8_operators(kind)))
+    def check(graph: Graph) -> None:
+        (code,) = parse(write_tflite(graph)).operatorCodes
+        version = int8_version if graph.dtype == "int8" else float_version
+        if kind == "fully_connected" and graph.dtype == "int8":
+            weights = graph.tensors[graph.nodes[0].inputs[1]].quantization
+            assert weights is not None
+            version = 12 if len(weights.scale) > 1 else 4
+        assert (CODES[code.builtinCode], code.version) == (name, version)
+        assert code.deprecatedBuiltinCode == code.builtinCode
+
+    check()
 
 
 def test_options_say_what_the_operator_says() -> None:
