@@ -70,6 +70,7 @@ def profile_operators(
     *,
     retry_failures: bool = False,
     retry_unstable: bool = False,
+    again: Iterable[Operator] = (),
     settings: Settings | None = None,
     wait: bool = False,
     progress: Progress | None = None,
@@ -80,6 +81,7 @@ def profile_operators(
         operators: e.g. `Chain.operators`; duplicates are measured once.
         retry_failures: measure those again that failed before.
         retry_unstable: measure those again whose measurement was unstable.
+        again: measure these again although they have a row.
         settings, wait: for `Session.measure`.
         progress: called after each row is stored with (final, all of this run).
 
@@ -243,7 +245,7 @@ def _profile(
 ) -> ProfileReport:
     begin = time.monotonic()
     stack, metric = session.stack, session_metric(session)
-    wanted = {task.key: task for task in tasks if task.key not in done}
+    wanted = {task.key: task for task in tasks if task.key not in done or task.key in again}
     failed: dict[str, str] = {}
     measured = unstable = 0
     # Closed whatever happens: when a row cannot be stored, the device must be free before the error travels on.

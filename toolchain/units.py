@@ -52,6 +52,38 @@ class Budget:
         return value <= self.bound
 
 
+@dataclass(frozen=True, slots=True)
+class QuantileBudget:
+    """A budget relative to the space: as cheap as the cheapest `share` of its networks, on this very device.
+
+    For somebody who does not know yet what the device can do, and for experiments that must mean the same on
+    every machine. It becomes a `Budget` when the costs are known.
+    """
+
+    metric: str
+    share: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ConfigurationError(
+                f"budget for {self.metric} is {100 * self.share:g} % of the networks; it must be above 0, at most 100"
+            )
+
+
+def parse_limit(key: str, text: str | float | int) -> Budget | QuantileBudget:
+    """Read a budget with a unit (`"2 ms"`) or relative to the space (`"25 %"`: its cheapest quarter).
+
+    Raises:
+        ConfigurationError: as `parse_budget`.
+    """
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*%\s*", str(text))
+    if found is None:
+        return parse_budget(key, text)
+    if key not in BUDGET_METRICS:
+        raise _unknown(key)
+    return QuantileBudget(BUDGET_METRICS[key][0], float(found.group(1)) / 100)
+
+
 def parse_budget(key: str, text: str | float | int) -> Budget:
     """Read one budget as users write it: `parse_budget("latency", "2 ms")` -> latency_us <= 2000.
 
@@ -63,9 +95,7 @@ def parse_budget(key: str, text: str | float | int) -> Budget:
         ConfigurationError: unknown key, unit or malformed number; the message lists what is allowed.
     """
     if key not in BUDGET_METRICS:
-        raise ConfigurationError(
-            f"unknown budget {key!r}", remedy=f"use one of {', '.join(sorted(BUDGET_METRICS))}"
-        )
+        raise _unknown(key)
     metric, units = BUDGET_METRICS[key]
     found = re.fullmatch(r"\s*([0-9]+(?:[._][0-9]+)*(?:[eE][+-]?[0-9]+)?)\s*([A-Za-zµ]*)\s*", str(text))
     if found is None:
@@ -85,6 +115,12 @@ def parse_budget(key: str, text: str | float | int) -> Budget:
             f"budget {key} = {text!r} is not a number with a unit", remedy=_example(key, units)
         ) from None
     return Budget(metric, value * units[unit])
+
+
+def _unknown(key: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"unknown budget {key!r}", remedy=f"use one of {', '.join(sorted(BUDGET_METRICS))}"
+    )
 
 
 def _example(key: str, units: dict[str, float]) -> str:

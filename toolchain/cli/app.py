@@ -11,7 +11,7 @@ import typer
 from toolchain.cli import lut_commands, show
 from toolchain.cli.console import ProgressDisplay, stdout
 from toolchain.errors import UsageError
-from toolchain.units import Budget, parse_budget
+from toolchain.units import Budget, QuantileBudget, parse_limit
 
 app = typer.Typer(
     name="boardfit",
@@ -188,12 +188,12 @@ def doctor(project: Folder = Path("."), as_json: Json = False) -> None:
         raise typer.Exit(code=1)
 
 
-def _budgets(texts: list[str] | None) -> tuple[Budget, ...]:
+def _budgets(texts: list[str] | None) -> tuple[Budget | QuantileBudget, ...]:
     """`latency=2 ms` -> Budget; several `--budget` options replace those of the project file one by one."""
     found = []
     for text in texts or ():
         key, equals, value = text.partition("=")
         if not equals:
             raise UsageError(f"--budget {text!r} is not KEY=VALUE", remedy='write --budget latency="2 ms"')
-        found.append(parse_budget(key.strip(), value.strip().strip('"')))
+        found.append(parse_limit(key.strip(), value.strip().strip('"')))
     return tuple(found)

@@ -54,6 +54,11 @@ def profile(outcome: ProfileOutcome, as_json: bool) -> None:
         f"operators: {report.measured} measured, {report.skipped} there already, {len(report.failed)} failed, "
         f"{report.unstable} unstable, in {report.seconds:.1f} s"
     )
+    if outcome.slow:
+        out.print(
+            f"{outcome.slow} operators were measured while the machine was slow; they are used corrected by the anchor, "
+            "`boardfit profile --retry` measures them again"
+        )
     for signature, reason in outcome.failures:
         out.print(f"  failed: {signature}: {reason}", markup=False)
     if outcome.calibration is not None:
@@ -168,6 +173,11 @@ def deploy(outcome: DeployOutcome, as_json: bool) -> None:
         COLUMNS,
         [r.cells() for r in outcome.rows],
     )
+    if outcome.slowdown > 1.03:
+        stdout().print(
+            f"note: when this was measured the machine was {outcome.slowdown:.2f} times slower than in its best phase, "
+            "to which predictions refer"
+        )
     _stack_note(outcome.stack)
     stdout().print(f"deployed in {outcome.place}")
 

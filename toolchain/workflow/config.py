@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from toolchain.errors import ConfigurationError
-from toolchain.units import BUDGET_METRICS, Budget, parse_budget
+from toolchain.units import BUDGET_METRICS, Budget, QuantileBudget, parse_limit
 
 PROJECT_FILE = "boardfit.toml"
 
@@ -27,6 +27,9 @@ class ProjectSection(_Section):
 
     name: str = Field(min_length=1, description="shown in reports")
     seed: int = Field(0, ge=0, description="seed of splits, weights, search and sampling")
+    threads: int = Field(
+        1, ge=1, description="of search and training; the same seed and threads give the same network"
+    )
 
 
 class DataSection(_Section):
@@ -63,7 +66,9 @@ class TargetSection(_Section):
     url: str = Field("cpu:litert", description="which device and runtime (boardfit boards lists them)")
     precision: Literal["int8", "float32"] = Field("int8", description="what runs on the device")
     budgets: dict[str, str | int | float] = Field(
-        default_factory=dict, description='upper bounds: latency = "2 ms", flash = "64 kB", ram, macs, params'
+        default_factory=dict,
+        description='upper bounds: latency = "2 ms", flash = "64 kB", ram, macs, params; "25 %": as cheap as the '
+        "cheapest quarter of the space",
     )
 
     @field_validator("budgets")
@@ -71,15 +76,15 @@ class TargetSection(_Section):
     def _known(cls, value: dict[str, str | int | float]) -> dict[str, str | int | float]:
         for key, text in value.items():
             try:
-                parse_budget(key, text)
+                parse_limit(key, text)
             except ConfigurationError as error:
                 raise ValueError(str(error)) from error
         return value
 
     @property
-    def limits(self) -> tuple[Budget, ...]:
+    def limits(self) -> tuple[Budget | QuantileBudget, ...]:
         """The budgets, parsed, in a fixed order."""
-        return tuple(parse_budget(key, self.budgets[key]) for key in BUDGET_METRICS if key in self.budgets)
+        return tuple(parse_limit(key, self.budgets[key]) for key in BUDGET_METRICS if key in self.budgets)
 
 
 class ProfileSection(_Section):
@@ -102,6 +107,12 @@ class SearchSection(_Section):
     learning_rate: float = Field(0.025, gt=0, description="weights of the supernet (SGD)")
     alpha_learning_rate: float = Field(0.02, gt=0, description="connas: architecture weights (Adam)")
     rescale: float = Field(1.2, gt=0, description="connas: R, weight of the feasibility direction")
+    margin: float = Field(
+        10.0,
+        ge=0,
+        le=100,
+        description="per cent by which a measured budget (latency) is tightened, as predictions err",
+    )
     samples: int = Field(200, ge=1, description="evolution, random: networks evaluated")
 
 

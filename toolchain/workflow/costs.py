@@ -9,6 +9,7 @@ from profilers.calibrate import Calibration
 from profilers.cost import CostTable
 from profilers.counts import flash_model, graph_costs
 from profilers.lut import Lut
+from profilers.steady import steady_table
 from toolchain.errors import ConfigurationError, LutError
 from toolchain.graph.chain import Chain
 from toolchain.graph.operator import Operator
@@ -28,7 +29,7 @@ class Costs:
     Attributes:
         chain: the space's operators.
         table: prices by the table, in batches; the `CostModel` of a search.
-        values: operator -> measured value; empty when nothing measured is budgeted or known.
+        values: operator -> measured value at the machine's best speed; empty when nothing measured is budgeted or known.
         calibration: correction of sums, or None.
         stack: of the measured rows.
     """
@@ -91,7 +92,7 @@ def open_costs(project: Project, budgeted: Sequence[str]) -> Costs:
     evidence: Evidence | None = None
     if project.lut_path.exists():
         with Lut.open(project.lut_path) as lut:
-            table = lut.table(stack, LATENCY)
+            table = steady_table(lut, stack, LATENCY)
             values = {op: table.values[op] for op in chain.operators if op in table.values}
             evidence = table.evidence
             found = lut.calibration(stack, LATENCY)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from profilers.counts import graph_costs
 from profilers.lut import Lut, Network
+from profilers.steady import slowdown, steady_table
 from targets.session import Job, ModelFormat, Session
 from toolchain.errors import ConfigurationError, DeviceError, VerificationError
 from toolchain.graph import Graph, dequantize_array, quantize_array
@@ -54,6 +55,8 @@ class DeployOutcome:
         differing: output values that are not equal to the reference's; None for float models.
         max_difference: largest difference from the reference: int8 steps, or absolute for float models.
         rows: metrics, predicted beside measured.
+        slowdown: how much slower than in its best phase the machine was when the network was measured; 1 is best.
+            Predictions refer to the best phase.
     """
 
     text: str
@@ -67,6 +70,7 @@ class DeployOutcome:
     differing: int | None
     max_difference: float
     rows: tuple[ComparisonRow, ...]
+    slowdown: float
 
 
 def deploy(
@@ -106,10 +110,10 @@ def deploy(
         budgets = (
             tuple(Budget(b["metric"], b["bound"]) for b in found["budgets"])
             if known
-            else project.config.target.limits
+            else tuple(b for b in project.config.target.limits if isinstance(b, Budget))
         )
         predicted = {k: v for k, v in (found["predicted"] if known else {}).items() if k in measured}
-        _remember(project, session, exported["text"], graph, latency)
+        speed = _remember(project, session, exported["text"], graph, latency)
         outcome = DeployOutcome(
             text=exported["text"],
             stack=session.stack,
@@ -117,6 +121,7 @@ def deploy(
             model=name,
             accuracy_before=exported["accuracy"],
             rows=compare(budgets, predicted, measured),
+            slowdown=speed,
             **check,
         )
     values = asdict(outcome)
@@ -207,7 +212,8 @@ def _computed(graph: Graph, flash_bytes: int, name: str) -> dict[str, Measuremen
     }
 
 
-def _remember(project: Project, session: Session, text: str, graph: Graph, latency: Measurement) -> None:
-    """Keep the whole network's measurement: the next calibration learns from it."""
+def _remember(project: Project, session: Session, text: str, graph: Graph, latency: Measurement) -> float:
+    """Keep the whole network's measurement, from which the next calibration learns; gives its `slowdown`."""
     with Lut.open(project.lut_path) as lut:
         lut.put_network(session.stack, Network(text, graph.operators), latency)
+        return slowdown(latency, steady_table(lut, session.stack, LATENCY).best_anchor_us)

@@ -120,6 +120,7 @@ def _train(
 ) -> tuple[nn.Module, int, int]:
     """The trained module in eval mode, epochs, best epoch; goes on from a checkpoint of the same training."""
     settings, data, seed = project.config.training, project.data, project.config.project.seed
+    torch.set_num_threads(project.config.project.threads)
     torch.manual_seed(seed)
     module = project.space.module(architecture)
     report = train_network(

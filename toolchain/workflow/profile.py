@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from profilers.calibrate import Calibration, calibrate
-from profilers.lut import Failure, Lut
+from profilers.lut import Failure, Lut, Network
 from profilers.profile import ProfileReport, profile_networks, profile_operators
+from profilers.steady import steady_table
 from targets.session import Session
 from toolchain.graph import Graph
 from toolchain.graph.operator import Operator
@@ -34,6 +35,7 @@ class ProfileOutcome:
         networks: what happened to the whole networks; None when the project asks for none.
         calibration: the correction of sums and its error on held-out networks; None without networks.
         failures: (signature, reason) of operators that the target could not measure.
+        slow: rows of this space that were measured while the machine was slow; they are used corrected.
     """
 
     stack: Stack
@@ -42,6 +44,7 @@ class ProfileOutcome:
     networks: ProfileReport | None
     calibration: Calibration | None
     failures: tuple[tuple[str, str], ...]
+    slow: int
 
 
 def profile(
@@ -71,6 +74,7 @@ def profile(
             chain.operators,
             retry_failures=retry,
             retry_unstable=retry,
+            again=_slow(lut, session) if retry else (),
             progress=lambda done, total: progress("profile", done, total, "operators"),
             wait=wait,
         )
@@ -88,8 +92,9 @@ def profile(
             and isinstance(row.subject, Operator)
             and row.subject in wanted
         )
+        slow = len(steady_table(lut, session.stack, LATENCY).slow & wanted)
         return ProfileOutcome(
-            session.stack, str(project.lut_path), operators, networks, calibration, failures
+            session.stack, str(project.lut_path), operators, networks, calibration, failures, slow
         )
 
 
@@ -98,6 +103,12 @@ def calibration_networks(project: Project, count: int) -> list[Architecture]:
     rng = np.random.default_rng(NETWORK_SEED)
     drawn = [project.space.sample(rng) for _ in range(count)]
     return list(dict.fromkeys(drawn))
+
+
+def _slow(lut: Lut, session: Session) -> list[Operator]:
+    """Operators whose rows come from a slow phase of the machine."""
+    found = steady_table(lut, session.stack, LATENCY).slow
+    return [subject for subject in found if isinstance(subject, Operator)]
 
 
 def _calibrate(
@@ -126,12 +137,13 @@ def _calibrate(
     kept = lut.calibration(session.stack, LATENCY)
     if kept is not None and not report.measured and not operators_changed:
         return report, Calibration.from_json(kept.text)
-    table = lut.table(session.stack, LATENCY)
+    table = steady_table(lut, session.stack, LATENCY)
+    values = {subject: value for subject, value in table.values.items() if isinstance(subject, Operator)}
     usable = [
-        (network.name, network.operators, measurement.value)
-        for network, measurement in lut.networks(session.stack, LATENCY)
-        if all(op in table.values for op in network.operators) and graphs.get(network.name) is not None
+        (subject.name, subject.operators, value)
+        for subject, value in table.values.items()
+        if isinstance(subject, Network) and all(op in values for op in subject.operators)
     ]
     if not usable or table.evidence is None:
         return report, None
-    return report, calibrate(lut, session.stack, table.values, usable, evidence=table.evidence)
+    return report, calibrate(lut, session.stack, values, usable, evidence=table.evidence)

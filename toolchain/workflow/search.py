@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from toolchain.errors import UsageError
@@ -17,11 +18,13 @@ from toolchain.search.protocols import SearchResult
 from toolchain.search.random_search import random_search
 from toolchain.spaces import Architecture, Row
 from toolchain.supernet import Supernet
-from toolchain.units import Budget
+from toolchain.units import Budget, QuantileBudget
 from toolchain.workflow.costs import Costs, evidence_text, open_costs
 from toolchain.workflow.project import Progress, Project, fingerprint, silent
+from toolchain.workflow.sessions import LATENCY
 
 STAGE = "search"
+QUANTILE_SEED, QUANTILE_SAMPLES = 0, 4096
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def search(
     project: Project,
     *,
     progress: Progress = silent,
-    budgets: tuple[Budget, ...] = (),
+    budgets: tuple[Budget | QuantileBudget, ...] = (),
     method: str | None = None,
     force: bool = False,
 ) -> SearchOutcome:
@@ -84,16 +87,17 @@ def search(
     method = method or project.config.search.method
     if method not in ("connas", "evolution", "random"):
         raise UsageError(f"unknown search method {method!r}", remedy="use connas, evolution or random")
-    limits = merged_budgets(project.config.target.limits, budgets)
+    asked = merged_budgets(project.config.target.limits, budgets)
     progress("costs", 0, 1, "reading the table")
-    costs = open_costs(project, [b.metric for b in limits])
+    costs = open_costs(project, [b.metric for b in asked])
     progress("costs", 1, 1, f"{len(costs.chain.operators)} operators")
+    limits = resolved(project, costs, asked)
     inputs = search_inputs(project, limits, method, costs)
     stored = None if force else project.record(STAGE, inputs)
     if stored is not None:
         return _from_record(project, stored)
     started = time.monotonic()
-    result = _run(project, costs, limits, method, inputs, progress)
+    result = _run(project, costs, tightened(limits, project.config.search.margin), method, inputs, progress)
     outcome = SearchOutcome(
         architecture=result.architecture,
         text=project.space.encode(result.architecture),
@@ -117,10 +121,36 @@ def search(
     return outcome
 
 
-def merged_budgets(base: tuple[Budget, ...], changes: tuple[Budget, ...]) -> tuple[Budget, ...]:
+def merged_budgets(
+    base: tuple[Budget | QuantileBudget, ...], changes: tuple[Budget | QuantileBudget, ...]
+) -> tuple[Budget | QuantileBudget, ...]:
     """`base` with the bounds of `changes` in place of those on the same metric."""
     by_metric = {b.metric: b for b in (*base, *changes)}
     return tuple(by_metric.values())
+
+
+def resolved(
+    project: Project, costs: Costs, budgets: tuple[Budget | QuantileBudget, ...]
+) -> tuple[Budget, ...]:
+    """Budgets relative to the space become absolute: the quantile over networks drawn uniformly, by the table."""
+    if not any(isinstance(b, QuantileBudget) for b in budgets):
+        return tuple(b for b in budgets if isinstance(b, Budget))
+    rng = np.random.default_rng(QUANTILE_SEED)
+    prices = costs.table.price([project.space.sample(rng) for _ in range(QUANTILE_SAMPLES)])
+    column = {metric: prices[:, index] for index, metric in enumerate(costs.table.metrics)}
+    return tuple(
+        b
+        if isinstance(b, Budget)
+        else Budget(b.metric, float(f"{np.quantile(column[b.metric], b.share):.3g}"))
+        for b in budgets
+    )
+
+
+def tightened(limits: tuple[Budget, ...], margin_percent: float) -> tuple[Budget, ...]:
+    """What is searched under: predictions of measured metrics err, so their bounds come down by the margin."""
+    return tuple(
+        Budget(b.metric, b.bound / (1 + margin_percent / 100)) if b.metric == LATENCY else b for b in limits
+    )
 
 
 def search_inputs(project: Project, limits: tuple[Budget, ...], method: str, costs: Costs) -> str:
@@ -147,6 +177,7 @@ def _run(
 ) -> SearchResult:
     settings, data, seed = project.config.search, project.data, project.config.project.seed
     checkpoint = project.checkpoint(f"{method}-{inputs}.safetensors")
+    torch.set_num_threads(project.config.project.threads)
     torch.manual_seed(seed)
     supernet = Supernet(project.space)
 
