@@ -98,7 +98,7 @@ def profile_operators(
     done = lut.known(
         session.stack, session_metric(session), "operator",
         retry_failures=retry_failures, retry_unstable=retry_unstable,
-    )  # fmt: skip
+    ) - {op.signature for op in again}  # fmt: skip
     return _profile(
         lut, session, tasks, done, partial(session.measure, settings=settings, wait=wait), progress
     )
@@ -245,7 +245,7 @@ def _profile(
 ) -> ProfileReport:
     begin = time.monotonic()
     stack, metric = session.stack, session_metric(session)
-    wanted = {task.key: task for task in tasks if task.key not in done or task.key in again}
+    wanted = {task.key: task for task in tasks if task.key not in done}
     failed: dict[str, str] = {}
     measured = unstable = 0
     # Closed whatever happens: when a row cannot be stored, the device must be free before the error travels on.

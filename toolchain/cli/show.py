@@ -56,8 +56,8 @@ def profile(outcome: ProfileOutcome, as_json: bool) -> None:
     )
     if outcome.slow:
         out.print(
-            f"{outcome.slow} operators were measured while the machine was slow; they are used corrected by the anchor, "
-            "`boardfit profile --retry` measures them again"
+            f"{outcome.slow} operators were measured while the machine was slow; they are used corrected by the "
+            "anchor, `boardfit profile --retry` measures them again"
         )
     for signature, reason in outcome.failures:
         out.print(f"  failed: {signature}: {reason}", markup=False)

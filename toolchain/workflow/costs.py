@@ -29,7 +29,7 @@ class Costs:
     Attributes:
         chain: the space's operators.
         table: prices by the table, in batches; the `CostModel` of a search.
-        values: operator -> measured value at the machine's best speed; empty when nothing measured is budgeted or known.
+        values: operator -> measured value at the machine's best speed; empty when nothing is budgeted or known.
         calibration: correction of sums, or None.
         stack: of the measured rows.
     """

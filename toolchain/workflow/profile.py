@@ -15,7 +15,7 @@ from toolchain.graph import Graph
 from toolchain.graph.operator import Operator
 from toolchain.measurement import Stack
 from toolchain.spaces import Architecture
-from toolchain.workflow.models import structural_graph
+from toolchain.workflow.models import structural_graph, structural_onnx
 from toolchain.workflow.project import Progress, Project, silent
 from toolchain.workflow.sessions import LATENCY, open_session
 
@@ -121,14 +121,20 @@ def _calibrate(
     operators_changed: bool,
 ) -> tuple[ProfileReport, Calibration | None]:
     graphs: dict[str, Graph] = {}
+    files: dict[str, bytes] = {}
+    int8_onnx = session.model_format == "onnx" and project.config.target.precision == "int8"
     wanted = calibration_networks(project, project.config.profile.networks)
     for index, architecture in enumerate(wanted):
-        graphs[project.space.encode(architecture)] = structural_graph(project, architecture)
+        name = project.space.encode(architecture)
+        graphs[name] = structural_graph(project, architecture)
+        if int8_onnx:
+            files[name] = structural_onnx(project, architecture)
         progress("networks", index + 1, len(wanted), "building")
     report = profile_networks(
         lut,
         session,
         graphs,
+        files=files,
         retry_failures=retry,
         retry_unstable=retry,
         progress=lambda done, total: progress("calibrate", done, total, "whole networks"),
