@@ -260,17 +260,21 @@ def test_the_product_of_scales_is_not_rounded(seed: int) -> None:
     ties = np.array([(target + 0.5) / exact for target in range(-120, 121, 8)])
     biases = np.round(ties[:, None] + np.arange(-60, 61, 4)).ravel()
     biases = biases[np.abs(biases) < 2**31].astype(np.int32)
-    q = {
-        "quantization": scale(float(output)),
-        "weight_quantization": scale(float(weight)),
-        "bias_quantization": scale(float(source * weight)),
-    }
-    for kind, shape in (("fully_connected", (1, 1)), ("conv2d", (1, 1, 1, 1))):
-        builder = GraphBuilder("int8")
-        x = builder.input(shape, scale(float(source)))
-        weights = np.ones((len(biases), *shape[1:]), np.int8)
-        graph = builder.build(getattr(builder, kind)(x, weights, biases, **q))
-        check_against_tflm(graph, *zeros(graph))
+    for kind, shape in (
+        ("fully_connected", (len(biases), 1)),
+        ("conv2d", (len(biases), 1, 1, 1)),
+        ("depthwise_conv2d", (1, 1, 1, len(biases))),
+    ):
+        for count in (1, len(biases)):
+            axis = 3 if kind == "depthwise_conv2d" and count > 1 else 0
+            builder = GraphBuilder("int8")
+            x = builder.input((1, 1, 1, 1), scale(float(source)))
+            y = getattr(builder, kind)(
+                x, np.ones(shape, np.int8), biases, quantization=scale(float(output)),
+                weight_quantization=Quantization((float(weight),) * count, (0,) * count, axis),
+                bias_quantization=Quantization((float(source * weight),) * count, (0,) * count),
+            )  # fmt: skip
+            check_against_tflm(builder.build(y), np.zeros((1, 1, 1, 1), np.int8))
 
 
 def test_sums_wrap_as_an_int32() -> None:
@@ -316,6 +320,51 @@ def test_hard_swish_of_every_input(exponent: int, ratio: float) -> None:
     x = builder.input((1, 256), scale(source, exponent * 5))
     y = builder.unary("hard_swish", x, quantization=scale(source * ratio, -exponent * 5))
     check_against_tflm(builder.build(y), ALL[None])
+
+
+def test_hard_swish_does_not_round_its_ratio_to_float32() -> None:
+    """Pairs of scales whose 16-bit multiplier shows the difference."""
+    rng = np.random.default_rng(0)
+    shown = 0
+    while shown < 60:
+        source, output = (np.float32(2.0**e) for e in rng.uniform((-6, -7), (0, 0)))
+        exact = (math.frexp(float(source) / float(output))[0] * 2**15) % 1
+        rounded = (math.frexp(float(source / output))[0] * 2**15) % 1
+        if (exact < 0.5) == (rounded < 0.5):
+            continue
+        shown += 1
+        builder = GraphBuilder("int8")
+        x = builder.input((1, 256), scale(float(source), int(rng.integers(-128, 128))))
+        graph = builder.build(builder.unary("hard_swish", x, quantization=scale(float(output))))
+        check_against_tflm(graph, ALL[None])
+
+
+@pytest.mark.parametrize("kind", ["add", "mul"])
+def test_ties_of_two_operands(kind: Kind) -> None:
+    """Output scales that put one pair of operands next to a tie."""
+    rng = np.random.default_rng(1)
+    for _ in range(40):
+        first, second = (np.float32(2.0**e) for e in rng.uniform(-6, 0, 2))
+        factor, target = int(rng.integers(2, 128)), int(rng.integers(0, 120))
+        real = float(second) * (float(first) if kind == "mul" else 1.0)
+        builder = GraphBuilder("int8")
+        a = builder.input((1, 256, 1, 1), scale(float(first)))
+        b = builder.input((1, 1, 7, 1), scale(float(second)))
+        y = builder.binary(kind, a, b, quantization=scale(real * factor / (target + 0.5)))
+        others = np.array([0, 1, -1, factor, -factor, factor - 1, -128], np.int8)
+        check_against_tflm(builder.build(y), ALL.reshape(1, 256, 1, 1), others.reshape(1, 1, 7, 1))
+
+
+def test_ties_of_the_relu6_bound() -> None:
+    """6 / scale is rounded in float32 before it becomes a bound."""
+    for steps in range(1, 250, 5):
+        middle = np.float32(6 / (steps + 0.5))
+        for value in (middle, np.nextafter(middle, np.float32(0)), np.nextafter(middle, np.float32(9))):
+            builder = GraphBuilder("int8")
+            q = scale(float(value), -128)
+            x = builder.input((1, 256, 1, 1), q)
+            y = builder.pool("max_pool", x, (1, 1), activation="relu6", quantization=q)
+            check_against_tflm(builder.build(y), ALL.reshape(1, 256, 1, 1))
 
 
 @pytest.mark.parametrize("exponent", range(-25, 8))

@@ -2,8 +2,18 @@
 
 This is what an int8 model means in boardfit: exported files, the firmware's kernels and simulated quantisation are
 held against it, and it is held against the `tflite-micro` wheel (tests/graph/test_integer_reference.py). Names in
-brackets are the functions of TFLite Micro that a rule comes from. TFLite Micro refuses some scales and aborts on
-others; here both are a `GraphError` that names the limit.
+brackets are the functions of TFLite Micro that a rule comes from.
+
+TFLite Micro refuses some graphs and dies of others; here both are a `GraphError` that names the limit:
+- every requantisation: the ratio of scales below 2^30 (beyond, C does not define the shift); zero points are int8;
+- add: twice the larger input scale below 2^20 times the output scale (TFLite Micro aborts);
+- fully_connected with one weight scale: the bias scale equals input scale * weight scale, to 0.02 of the output scale;
+- pools: the same zero point before and after, and scales within 1e-6; concatenation: exactly the same, 10 inputs at most;
+- hard_swish: the input scale below 128 times the output scale, and below 1.2e7;
+- softmax: output scale 1/256 and zero point -128, input scale above 2^-26, and a sum of exp(x - max) below 512 in each
+  row (TFLite Micro aborts; only rows of 512 values or more can get there);
+- relu6: 6 / output scale is an int32; pad: 5 dimensions at most; add, mul, concatenation: 6.
+Sums and left shifts that leave an int32 wrap, as they do in the compiled kernels.
 """
 
 from __future__ import annotations
@@ -174,8 +184,8 @@ def _weighted_multipliers(
     """(multiplier, shift) of the ratio input scale * weight scale / output scale, per weight scale."""
     if node.operator.kind == "fully_connected" and len(weights.scale) == 1:
         # The bias must be on that scale as well. [GetQuantizedConvolutionMultipler]
-        # Releases of TFLite Micro before autumn 2026 also round input scale * weight scale to float32 here, which
-        # moves sums next to a tie; the pinned wheel does not.
+        # TFLite Micro's source of August 2026 also rounds input scale * weight scale to float32 here, which moves
+        # sums next to a tie; the wheel of October 2026, which we are held to, does not.
         bias = graph.tensors[node.inputs[-1]].quantization
         bias_scale = 0.0 if bias is None else bias.scale[0]
         product = source.scale[0] * weights.scale[0]
@@ -355,10 +365,9 @@ def _hard_swish(
 
     It depends on one int8 value alone, so the kernel runs over all 256 of them and the input is looked up.
     """
-    fine_scale = np.float32(inputs[0].scale[0]) / np.float32(128)
-    with np.errstate(over="ignore"):
-        ratio = float(fine_scale / np.float32(output.scale[0]))
-        relu_ratio = float(fine_scale / (np.float32(3) / np.float32(32768)))  # 3.0 becomes 2^15
+    # TFLite Micro's source of August 2026 rounds these ratios to float32; the wheel of October 2026 does not.
+    ratio = inputs[0].scale[0] / 128 / output.scale[0]
+    relu_ratio = inputs[0].scale[0] / 128 * (1 << 15) / 3  # 3.0 becomes 2^15
     output_multiplier, output_shift = fp.quantize_multiplier(ratio)
     if output_shift > 0:
         raise GraphError(
