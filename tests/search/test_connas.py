@@ -107,6 +107,13 @@ def test_decoding_takes_the_best_available_and_meets_no_dead_end() -> None:
     assert argmax_decoder([np.array([0.0, 1.0]), np.array([2.0, 1.0])]) == (1, 0)
 
 
+def test_samples_follow_the_softmax_of_alpha() -> None:
+    own = alphas(table([1.0, 2.0, 3.0]), [], [[0.3, -0.2, 1.0]])
+    generator = torch.Generator().manual_seed(0)
+    share = np.bincount([own.sample(generator)[0] for _ in range(3000)], minlength=3) / 3000
+    np.testing.assert_allclose(share, torch.softmax(own.values[0].detach(), 0).numpy(), atol=0.03)
+
+
 def test_decoding_always_gives_a_valid_architecture() -> None:
     own = space()
     decode = path_decoder(own.steps)
@@ -203,7 +210,7 @@ def test_unavailable_candidates_never_make_nan() -> None:
     "wrong",
     [
         {"epochs": 0}, {"rescale": 1.0}, {"anneal": 0.0}, {"warmup_epochs": 150}, {"norm": "row"},
-        {"constraints": "none"}, {"alpha_optimizer": "lion"}, {"learning_rate": -1.0},
+        {"constraints": "none"}, {"path_steps": -1}, {"alpha_optimizer": "lion"}, {"learning_rate": -1.0},
     ],
 )  # fmt: skip
 def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
@@ -275,7 +282,7 @@ def test_a_stopped_search_resumes_to_the_same_result(
             raise Stop
 
     budgets = [Budget("params", middle(cost, "params", 0.2))]
-    config = replace(CONFIG, epochs=4, warmup_epochs=1)
+    config = replace(CONFIG, epochs=4, warmup_epochs=1, path_steps=1)
     path = tmp_path / "search.safetensors"
     undisturbed = search(cost, budgets, config=config)
     with pytest.raises(Stop):
@@ -323,6 +330,18 @@ def test_a_run_too_short_to_get_inside_is_repaired(cost: CostTable) -> None:
 def test_a_loss_that_explodes_names_the_learning_rate(cost: CostTable) -> None:
     with pytest.raises(ConfigurationError, match="lower the learning rate"):
         search(cost, [Budget("params", 1e6)], config=replace(CONFIG, learning_rate=1e25))
+
+
+@pytest.mark.slow
+def test_the_quick_settings_choose_and_learn(cost: CostTable) -> None:
+    x, y = data(512)
+    budgets = [Budget("params", middle(cost, "params", 0.3)), Budget("macs", middle(cost, "macs", 0.3))]
+    result = search(cost, budgets, config=ConnasConfig.quick(epochs=16), x=x, y=y)
+    assert not result.repaired
+    assert result.score > 0.8  # inherited weights; a guess gives 0.33
+    assert result.history[-1].values["entropy"] < 0.5 * result.history[0].values["entropy"]
+    kept = [max(r.values["violation/params"], r.values["violation/macs"]) == 0 for r in result.history]
+    assert np.mean(kept[-len(kept) // 3 :]) > 0.5
 
 
 def test_no_budgets_is_a_plain_search(cost: CostTable) -> None:
