@@ -8,7 +8,7 @@ TFLite Micro refuses some graphs and dies of others; here both are a `GraphError
 - every requantisation: the ratio of scales below 2^30 (beyond, C does not define the shift); zero points are int8;
 - add: twice the larger input scale below 2^20 times the output scale (TFLite Micro aborts);
 - fully_connected with one weight scale: the bias scale equals input scale * weight scale, to 0.02 of the output scale;
-- pools: the same zero point before and after, and scales within 1e-6; concatenation: exactly the same, 10 inputs at most;
+- pools: the same zero point before and after, scales within 1e-6; concatenation: exactly the same, 10 inputs at most;
 - hard_swish: the input scale below 128 times the output scale, and below 1.2e7;
 - softmax: output scale 1/256 and zero point -128, input scale above 2^-26, and a sum of exp(x - max) below 512 in each
   row (TFLite Micro aborts; only rows of 512 values or more can get there);
