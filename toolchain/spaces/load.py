@@ -29,28 +29,36 @@ def load_space(reference: str, **parameters: object) -> Space:
         ConfigurationError: file or class missing, the file does not run, the class is not a Space or does not
             take these parameters, or its blocks do not fit together.
     """
-    if reference in BUILT_IN:
-        space_class = BUILT_IN[reference]
-    else:
-        file, colon, name = reference.rpartition(":")
-        if not colon or not name.isidentifier() or not file.endswith(".py"):
-            raise ConfigurationError(
-                f"unknown space {reference!r}",
-                remedy=f"use {', '.join(BUILT_IN)}, or a file and a class: my_space.py:MySpace",
-            )
-        space_class = _class_in(Path(file), name)
+    found = space_class(reference)
     try:
-        inspect.signature(space_class).bind(**parameters)
+        inspect.signature(found).bind(**parameters)
     except TypeError as error:
         raise ConfigurationError(
-            f"space {reference}: {error}", remedy=f"it takes {inspect.signature(space_class)}"
+            f"space {reference}: {error}", remedy=f"it takes {inspect.signature(found)}"
         ) from error
     try:
-        space = space_class(**parameters)
+        space = found(**parameters)
     except (TypeError, ValueError, ArithmeticError, LookupError) as error:
         raise ConfigurationError(f"space {reference} cannot be made: {error}") from error
     space.count()  # builds every block's structure, so that a broken space says so here
     return space
+
+
+def space_class(reference: str) -> type[Space]:
+    """The class that a reference names; its signature says which parameters `load_space` takes.
+
+    Raises:
+        ConfigurationError: file or class missing, the file does not run, or the class is not a Space.
+    """
+    if reference in BUILT_IN:
+        return BUILT_IN[reference]
+    file, colon, name = reference.rpartition(":")
+    if not colon or not name.isidentifier() or not file.endswith(".py"):
+        raise ConfigurationError(
+            f"unknown space {reference!r}",
+            remedy=f"use {', '.join(BUILT_IN)}, or a file and a class: my_space.py:MySpace",
+        )
+    return _class_in(Path(file), name)
 
 
 def _class_in(path: Path, name: str) -> type[Space]:

@@ -32,6 +32,7 @@ class Costs:
         values: operator -> measured value at the machine's best speed; empty when nothing is budgeted or known.
         calibration: correction of sums, or None.
         stack: of the measured rows.
+        speed: the anchor's time that the values refer to, or None where they refer to none.
     """
 
     project: Project
@@ -40,6 +41,7 @@ class Costs:
     values: Mapping[Operator, float]
     calibration: Calibration | None
     stack: Stack
+    speed: float | None = None
 
     @property
     def mape(self) -> float | None:
@@ -48,8 +50,11 @@ class Costs:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when any price changes."""
-        rows = sorted((op.signature, value) for op, value in self.values.items())
+        """Changes when any row or the calibration changes, but not when a newer measurement (a deployed network's)
+        only shows that the machine can be faster: that scales all values alike.
+        """
+        speed = self.speed or 1.0
+        rows = sorted((op.signature, f"{value / speed:.9g}") for op, value in self.values.items())
         calibration = None if self.calibration is None else self.calibration.to_json()
         return fingerprint(self.stack.fingerprint, rows, calibration, self.table.metrics)
 
@@ -90,11 +95,12 @@ def open_costs(project: Project, budgeted: Sequence[str]) -> Costs:
     values: dict[Operator, float] = {}
     calibration = None
     evidence: Evidence | None = None
+    speed = None
     if project.lut_path.exists():
         with Lut.open(project.lut_path) as lut:
             table = steady_table(lut, stack, LATENCY)
             values = {op: table.values[op] for op in chain.operators if op in table.values}
-            evidence = table.evidence
+            evidence, speed = table.evidence, table.best_anchor_us
             found = lut.calibration(stack, LATENCY)
             if found is not None:
                 calibration = Calibration.from_json(found.text)
@@ -115,7 +121,7 @@ def open_costs(project: Project, budgeted: Sequence[str]) -> Costs:
         origin=evidence.value if evidence else "",
         stack=stack,
     )
-    return Costs(project, chain, prices, values, calibration, stack)
+    return Costs(project, chain, prices, values, calibration, stack, speed)
 
 
 def evidence_text(costs: Costs, metric: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from toolchain.errors import ConfigurationError
 from toolchain.export.onnx_writer import quantize_onnx, write_onnx
 from toolchain.export.tflite_writer import write_tflite
 from toolchain.export.torch_writer import write_pt2
@@ -32,6 +32,7 @@ STAGE = "export"
 FLOAT_TFLITE, INT8_TFLITE = "model_float.tflite", "model_int8.tflite"
 FLOAT_ONNX, INT8_ONNX = "model_float.onnx", "model_int8.onnx"
 FLOAT_PT2 = "model_float.pt2"  # only for the torch engine
+_ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 WEIGHTS, MODEL_JSON = "weights.safetensors", "model.json"
 
 
@@ -63,24 +64,27 @@ class ExportOutcome:
 
 
 def export(project: Project, *, progress: Progress = silent, force: bool = False) -> ExportOutcome:
-    """Train, quantise, write and verify the network of the latest search.
+    """Train, quantise, write and verify the network of the latest search, resuming an unfinished training.
+
+    Args:
+        force: train and write again from the start although nothing changed.
+
+    Returns:
+        The outcome. Where `verification.ok` is False, the files lie in the folder to be looked at, but there is no
+        record of them, and `deploy` refuses.
 
     Raises:
-        ConfigurationError: there is no search result yet, or the training diverged.
+        ConfigurationError: there is no search result, or one under other settings; or the training diverged.
     """
-    found = project.latest("search")
-    if found is None:
-        raise ConfigurationError("nothing to export: no search has finished", remedy="run `boardfit search`")
+    found = project.found()
     architecture = tuple(int(i) for i in found["architecture"])
-    if not project.space.valid(architecture):
-        raise ConfigurationError(
-            f"the search result {found['text']!r} does not fit the space any more",
-            remedy="run `boardfit search`",
-        )
     inputs = export_inputs(project, architecture)
     stored = None if force else project.record(STAGE, inputs)
-    if stored is not None and _files_are_there(project, stored):
+    if stored is not None and changed_file(project, stored) is None:
         return _from_record(project, stored)
+    if force:
+        project.checkpoint(f"train-{inputs}.safetensors").unlink(missing_ok=True)
+    project.drop_record(STAGE)  # from here on the files are no longer those of an earlier record
     module, epochs, best = _train(project, architecture, inputs, progress)
     graph = lower(module, project.space.input_shape)
     int8 = _quantize(project, graph, progress)
@@ -103,15 +107,17 @@ def export(project: Project, *, progress: Progress = silent, force: bool = False
     )  # fmt: skip
     _describe(project, outcome, int8)
     if verification.ok:
-        project.write_record(STAGE, inputs, _as_record(outcome))
+        written = (*outcome.files, WEIGHTS, MODEL_JSON)
+        digests = {name: _digest(project.model_folder / name) for name in written}
+        project.write_record(STAGE, inputs, {**_as_record(outcome), "sha256": digests})
     return outcome
 
 
 def export_inputs(project: Project, architecture: Architecture) -> str:
     """Fingerprint of everything that the files depend on."""
     return fingerprint(
-        architecture, project.config.training.model_dump(), project.config.space.model_dump(),
-        project.config.project.seed, project.data.fingerprint,
+        architecture, project.config.training.model_dump(), project.space_fingerprint,
+        project.config.project.seed, project.data.fingerprint, _wanted_files(project),
     )  # fmt: skip
 
 
@@ -175,17 +181,28 @@ def _write(
     progress("write", 0, 2, "TFLite")
     files = {FLOAT_TFLITE: write_tflite(graph), INT8_TFLITE: write_tflite(int8)}
     progress("write", 1, 2, "ONNX")
-    if all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")):
+    wanted = _wanted_files(project)
+    if FLOAT_ONNX in wanted:
         files[FLOAT_ONNX] = write_onnx(module, project.space.input_shape)
         count = min(project.config.training.calibration_samples, len(project.data.x["train"]))
         files[INT8_ONNX] = quantize_onnx(files[FLOAT_ONNX], project.data.x["train"][:count])
-    if project.config.target.url.startswith("cpu:torch"):
+    if FLOAT_PT2 in wanted:
         files[FLOAT_PT2] = write_pt2(graph)
     for name, data in files.items():
         write_atomic(project.model_folder / name, data)
     save_checkpoint(project.model_folder / WEIGHTS, module.state_dict(), {"space": project.space.name})
     progress("write", 2, 2, "")
     return files
+
+
+def _wanted_files(project: Project) -> tuple[str, ...]:
+    """Names of the model files to write here: ONNX where its packages are installed, .pt2 for the torch engine."""
+    names = [FLOAT_TFLITE, INT8_TFLITE]
+    if all(importlib.util.find_spec(name) for name in _ONNX_PACKAGES):
+        names += [FLOAT_ONNX, INT8_ONNX]
+    if project.config.target.url.startswith("cpu:torch"):
+        names.append(FLOAT_PT2)
+    return tuple(names)
 
 
 def _describe(project: Project, outcome: ExportOutcome, int8: Graph) -> None:
@@ -243,7 +260,14 @@ def _from_record(project: Project, stored: Mapping[str, Any]) -> ExportOutcome:
     )
 
 
-def _files_are_there(project: Project, stored: Mapping[str, Any]) -> bool:
-    """The record's files lie in the model folder with their sizes, so that they need not be made again."""
-    paths = {name: project.model_folder / name for name in stored["files"]}
-    return all(p.is_file() and p.stat().st_size == stored["files"][name] for name, p in paths.items())
+def changed_file(project: Project, stored: Mapping[str, Any]) -> Path | None:
+    """The first file of a record that is gone or is not what was verified; None when all stand."""
+    for name, digest in stored["sha256"].items():
+        path: Path = project.model_folder / name
+        if not path.is_file() or _digest(path) != digest:
+            return path
+    return None
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

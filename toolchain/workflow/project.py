@@ -10,6 +10,7 @@ results/checkpoints/   unfinished search and training
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import Any
 from toolchain.errors import ConfigurationError
 from toolchain.files import write_json
 from toolchain.spaces import Space, load_space
+from toolchain.spaces.load import space_class
 from toolchain.workflow.config import PROJECT_FILE, Config, load_config
 from toolchain.workflow.data import Dataset, load_dataset
 
@@ -51,13 +53,15 @@ class Project:
     @cached_property
     def space(self) -> Space:
         """The search space, made for the data's shape and number of classes."""
-        parameters = dict(self.config.space.parameters)
-        parameters.setdefault("input_shape", self.data.input_shape)
-        parameters.setdefault("classes", len(self.data.classes))
-        reference = self.config.space.name
-        if ".py:" in reference:  # the user's own: its path starts at the project file
-            reference = str(self.folder / reference)
-        space = load_space(reference, **parameters)
+        shape = self.data.input_shape
+        known = {"input_shape": shape, "classes": len(self.data.classes), "input_channels": shape[0]}
+        if len(shape) == 2:
+            known["length"] = shape[1]
+        reference = self._space_reference
+        takes = inspect.signature(space_class(reference)).parameters
+        # What the data say; a class that does not ask for it (a fixed shape) is compared with them below.
+        derived = {name: value for name, value in known.items() if name in takes}
+        space = load_space(reference, **{**derived, **self.config.space.parameters})
         if tuple(space.input_shape) != self.data.input_shape or space.classes != len(self.data.classes):
             raise ConfigurationError(
                 f"the space takes {tuple(space.input_shape)} and {space.classes} classes, "
@@ -65,6 +69,19 @@ class Project:
                 remedy="change [space.parameters] or [data]",
             )
         return space
+
+    @property
+    def space_fingerprint(self) -> str:
+        """Changes with the space's name, its parameters, and the text of the user's own file."""
+        path = Path(self._space_reference.rpartition(":")[0])
+        text = path.read_bytes() if path.is_file() else b""
+        return fingerprint(self.config.space.model_dump(), hashlib.sha256(text).hexdigest())
+
+    @property
+    def _space_reference(self) -> str:
+        reference = self.config.space.name
+        # The path of a user's own space starts at the project file.
+        return str(self.folder / reference) if ".py:" in reference else reference
 
     @property
     def lut_path(self) -> Path:
@@ -82,10 +99,19 @@ class Project:
         """Where a stage keeps its unfinished work."""
         return self.results / "checkpoints" / name
 
+    @property
+    def settings(self) -> str:
+        """Fingerprint of what a search result answers: data, space, seed, target with its budgets, search settings."""
+        config = self.config
+        return fingerprint(
+            config.project.seed, self.data.fingerprint, self.space_fingerprint,
+            config.target.model_dump(), config.search.model_dump(),
+        )  # fmt: skip
+
     def record(self, stage: str, inputs: str) -> dict[str, Any] | None:
         """What a stage wrote, if it worked on these very inputs; else None (it must be done again)."""
         stored = self.latest(stage)
-        return stored if stored is not None and stored.get("inputs") == inputs else None
+        return stored if stored is not None and stored["inputs"] == inputs else None
 
     def latest(self, stage: str) -> dict[str, Any] | None:
         """What a stage wrote last, whatever its inputs; None if nothing, or if the file is damaged."""
@@ -93,11 +119,35 @@ class Project:
             stored = json.loads((self.results / f"{stage}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        return stored if isinstance(stored, dict) else None
+        if not isinstance(stored, dict) or stored.pop("checksum", None) != fingerprint(stored):
+            return None
+        return stored
+
+    def found(self) -> dict[str, Any]:
+        """The search's record, for the stages after it.
+
+        Raises:
+            ConfigurationError: no search has finished, or its result answers another project file than today's.
+        """
+        stored = self.latest("search")
+        if stored is None:
+            raise ConfigurationError("no search has finished", remedy="run `boardfit search`")
+        if stored["settings"] != self.settings:
+            raise ConfigurationError(
+                f"the search result {stored['text']!r} was found under other settings (budgets, data, space, target "
+                "or search) than those that now stand in the project file",
+                remedy="run `boardfit search`",
+            )
+        return stored
 
     def write_record(self, stage: str, inputs: str, values: Mapping[str, Any]) -> None:
         """Keep a stage's result with the fingerprint of what it depended on."""
-        write_json(self.results / f"{stage}.json", {"inputs": inputs, **values})
+        stored = {**values, "inputs": inputs, "settings": self.settings}
+        write_json(self.results / f"{stage}.json", {**stored, "checksum": fingerprint(stored)})
+
+    def drop_record(self, stage: str) -> None:
+        """Forget a stage's result: what it described does not stand any more."""
+        (self.results / f"{stage}.json").unlink(missing_ok=True)
 
 
 def open_project(folder: Path) -> Project:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from toolchain.errors import UsageError
+from toolchain.errors import InfeasibleError, UsageError
 from toolchain.search.connas import ConnasConfig, connas_search
 from toolchain.search.evaluators import SupernetEvaluator, recalibration_batches, train_supernet
 from toolchain.search.evolution import evolve
@@ -19,6 +20,7 @@ from toolchain.search.random_search import random_search
 from toolchain.spaces import Architecture, Row
 from toolchain.supernet import Supernet
 from toolchain.units import Budget, QuantileBudget
+from toolchain.workflow.config import SearchSection
 from toolchain.workflow.costs import Costs, evidence_text, open_costs
 from toolchain.workflow.project import Progress, Project, fingerprint, silent
 from toolchain.workflow.sessions import LATENCY
@@ -77,10 +79,11 @@ def search(
     Args:
         budgets: replace those of the project file metric by metric.
         method: replaces that of the project file.
-        force: search again although nothing changed.
+        force: search again from the start although nothing changed.
 
     Raises:
-        InfeasibleError: no network keeps all budgets; carries the least values and the nearest design.
+        InfeasibleError: no network keeps all budgets; carries the least values and the nearest design. An earlier
+            result is forgotten then.
         LutError: the table lacks operators; the remedy is `boardfit profile`.
         ConfigurationError: a budget on a metric that this target does not give.
     """
@@ -92,12 +95,26 @@ def search(
     costs = open_costs(project, [b.metric for b in asked])
     progress("costs", 1, 1, f"{len(costs.chain.operators)} operators")
     limits = resolved(project, costs, asked)
-    inputs = search_inputs(project, limits, method, costs)
+    inputs = search_inputs(project, asked, method, costs)
     stored = None if force else project.record(STAGE, inputs)
     if stored is not None:
         return _from_record(project, stored)
+    # A bound relative to the space moves with the machine's best speed, and a search resumes only under its own.
+    checkpoint = project.checkpoint(
+        f"{method}-{fingerprint(inputs, [(b.metric, b.bound) for b in limits])}.safetensors"
+    )
+    if force:
+        checkpoint.unlink(missing_ok=True)
     started = time.monotonic()
-    result = _run(project, costs, tightened(limits, project.config.search.margin), method, inputs, progress)
+    try:
+        result = _run(
+            project, costs, tightened(limits, project.config.search.margin), method, checkpoint, progress
+        )
+    except InfeasibleError:
+        project.drop_record(
+            STAGE
+        )  # an earlier winner does not keep these budgets: nobody shall go on with it
+        raise
     outcome = SearchOutcome(
         architecture=result.architecture,
         text=project.space.encode(result.architecture),
@@ -153,18 +170,35 @@ def tightened(limits: tuple[Budget, ...], margin_percent: float) -> tuple[Budget
     )
 
 
-def search_inputs(project: Project, limits: tuple[Budget, ...], method: str, costs: Costs) -> str:
+def search_inputs(
+    project: Project, asked: tuple[Budget | QuantileBudget, ...], method: str, costs: Costs
+) -> str:
     """Fingerprint of everything that the answer depends on: settings, data, space, budgets and prices."""
     return fingerprint(
         project.config.search.model_dump(),
         project.config.project.seed,
         project.data.fingerprint,
-        project.config.space.model_dump(),
+        project.space_fingerprint,
         project.config.target.precision,
-        [(b.metric, b.bound) for b in limits],
+        [asdict(b) for b in asked],
         method,
         costs.fingerprint,
     )
+
+
+def connas_config(settings: SearchSection, seed: int) -> ConnasConfig:
+    """The preset's settings with those of the project file in their place."""
+    base = ConnasConfig.quick(seed=seed) if settings.preset == "quick" else ConnasConfig(seed=seed)
+    given = {
+        "epochs": settings.epochs,
+        "batch_size": settings.batch_size,
+        "learning_rate": settings.learning_rate,
+        "final_learning_rate": None if settings.learning_rate is None else settings.learning_rate / 10,
+        "alpha_learning_rate": settings.alpha_learning_rate,
+        "rescale": settings.rescale,
+    }
+    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    return replace(base, **changes)
 
 
 def _run(
@@ -172,11 +206,10 @@ def _run(
     costs: Costs,
     limits: tuple[Budget, ...],
     method: str,
-    inputs: str,
+    checkpoint: Path,
     progress: Progress,
 ) -> SearchResult:
     settings, data, seed = project.config.search, project.data, project.config.project.seed
-    checkpoint = project.checkpoint(f"{method}-{inputs}.safetensors")
     torch.set_num_threads(project.config.project.threads)
     torch.manual_seed(seed)
     supernet = Supernet(project.space)
@@ -194,27 +227,20 @@ def _run(
             x_val=data.x["val"],
             y_val=data.y["val"],
             checker=costs.exact,
-            config=ConnasConfig(
-                epochs=settings.epochs,
-                batch_size=settings.batch_size,
-                learning_rate=settings.learning_rate,
-                final_learning_rate=settings.learning_rate / 10,
-                alpha_learning_rate=settings.alpha_learning_rate,
-                rescale=settings.rescale,
-                seed=seed,
-            ),
+            config=connas_config(settings, seed),
             progress=step,
             checkpoint=checkpoint,
             resume=True,
         )
+    schedule = connas_config(settings, seed)
     train_supernet(
         supernet,
         data.x["train"],
         data.y["train"],
         sample=project.space.sample,
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
+        epochs=schedule.epochs,
+        batch_size=schedule.batch_size,
+        learning_rate=schedule.learning_rate,
         seed=seed,
         progress=lambda done, total, note: progress("supernet", done, total, note),
         checkpoint=checkpoint,
