@@ -1,0 +1,234 @@
+"""The search stage: what is done again and what is not, and what an impossible budget leaves behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from profilers.lut import Lut
+from tests.workflow.projects import edit, make_project, write_data
+from toolchain.errors import BoardfitError, ConfigurationError, InfeasibleError, LutError, UsageError
+from toolchain.measurement import Evidence, Measurement
+from toolchain.units import Budget, QuantileBudget
+from toolchain.workflow.deploy import deploy
+from toolchain.workflow.export import export
+from toolchain.workflow.profile import profile
+from toolchain.workflow.project import open_project
+from toolchain.workflow.run import run
+from toolchain.workflow.search import search
+from toolchain.workflow.sessions import LATENCY, target_stack
+
+pytestmark = pytest.mark.usefixtures("without_onnx")
+
+IMPOSSIBLE = (Budget("flash_bytes", 10.0),)
+
+
+def test_nothing_changed_nothing_is_done_again(finished: Path) -> None:
+    stages = ("search", "export")
+    before = [(finished / "results" / f"{stage}.json").read_bytes() for stage in stages]
+    outcome = run(open_project(finished))
+    assert outcome.profile.operators.measured == 0
+    assert outcome.search.reused
+    assert outcome.export.reused
+    assert [(finished / "results" / f"{stage}.json").read_bytes() for stage in stages] == before
+
+
+def test_a_reused_result_says_the_same(finished: Path) -> None:
+    reused = search(open_project(finished))
+    again = search(open_project(finished), force=True)
+    assert reused.reused
+    assert not again.reused
+    for name in ("architecture", "text", "rows", "score", "budgets", "method", "seed", "alternatives"):
+        assert getattr(reused, name) == getattr(again, name), name
+    for metric in ("flash_bytes", "ram_bytes", "params", "macs"):
+        assert reused.exact[metric] == again.exact[metric]
+        assert reused.predicted[metric] == again.predicted[metric]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('flash = "20 kB"', 'flash = "19 kB"'),
+        ('ram = "4 kB"', 'macs = "90 %"'),
+        ("epochs = 3", "epochs = 2"),
+        ("[project]", "[project]\nseed = 1"),
+    ],
+)
+def test_other_settings_search_again(finished: Path, old: str, new: str) -> None:
+    edit(finished, old, new)
+    assert not search(open_project(finished)).reused
+    assert search(open_project(finished)).reused
+
+
+def test_other_data_do_everything_again(finished: Path) -> None:
+    write_data(finished / "data.npz", seed=1)
+    outcome = run(open_project(finished))
+    assert not outcome.search.reused
+    assert not outcome.export.reused
+    assert outcome.profile.operators.measured == 0  # of the same shape: the costs are the same
+
+
+def test_an_edited_space_is_noticed(finished: Path) -> None:
+    path = finished / "my_space.py"
+    path.write_text(path.read_text().replace("nn.ReLU()", "nn.ReLU6()"))
+    project = open_project(finished)
+    with pytest.raises(ConfigurationError, match=r"other settings .*boardfit search"):
+        export(project)
+    outcome = run(project)
+    assert outcome.profile.operators.measured > 0
+    assert not outcome.search.reused
+    assert not outcome.export.reused
+
+
+def test_a_faster_machine_later_does_not_search_again(finished: Path) -> None:
+    """Deploying stores a measurement too. When its anchor is the fastest yet, all prices scale alike."""
+    project = open_project(finished)
+    stack = target_stack("cpu:litert")
+    with Lut.open(project.lut_path) as lut:
+        network, measured = lut.networks(stack, LATENCY)[0]
+        details = {**measured.details, "anchor_us": "0.001"}
+        lut.put_network(stack, network, Measurement(LATENCY, 0.001, Evidence.HOST_WALL, details=details))
+    assert search(project).reused
+
+
+def test_a_new_measurement_of_an_operator_searches_again(finished: Path) -> None:
+    project = open_project(finished)
+    stack = target_stack("cpu:litert")
+    operator = project.space.chain("int8").operators[0]
+    with Lut.open(project.lut_path) as lut:
+        lut.put(stack, operator, Measurement(LATENCY, 123.0, Evidence.HOST_WALL))
+    assert not search(project).reused
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "{}", '{"inputs": "x"}', None])
+def test_damaged_and_deleted_results_are_noticed(finished: Path, damage: str | None) -> None:
+    for stage in ("search", "export"):
+        path = finished / "results" / f"{stage}.json"
+        path.unlink()
+        if damage is not None:
+            path.write_text(damage)
+    with pytest.raises(ConfigurationError, match="no search has finished"):
+        export(open_project(finished))
+    outcome = run(open_project(finished))
+    assert not outcome.search.reused
+    assert not outcome.export.reused
+
+
+def test_an_edited_result_is_noticed(finished: Path) -> None:
+    path = finished / "results" / "search.json"
+    record = json.loads(path.read_text())
+    record["architecture"] = [0, 0] if record["architecture"] != [0, 0] else [1, 1]
+    path.write_text(json.dumps(record))
+    assert open_project(finished).latest("search") is None
+    assert not search(open_project(finished)).reused
+
+
+def test_a_damaged_checkpoint_names_the_way_out(finished: Path) -> None:
+    (checkpoint,) = (finished / "results" / "checkpoints").glob("connas-*")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    (finished / "results" / "search.json").unlink()
+    with pytest.raises(ConfigurationError, match=r"damaged.*delete the file"):
+        search(open_project(finished))
+    assert search(open_project(finished), force=True).score >= 0.0
+
+
+# --- budgets -------------------------------------------------------------------------------------------------------
+
+
+def test_an_impossible_budget_leaves_nothing_to_deploy(finished: Path) -> None:
+    edit(finished, 'flash = "20 kB"', 'flash = "10 B"')
+    deployed = (finished / "results" / "deployed" / "model.tflite").read_bytes()
+    with pytest.raises(InfeasibleError) as caught:
+        run(open_project(finished))
+    assert caught.value.exit_code == 4
+    assert caught.value.binding == ("flash_bytes",)
+    assert caught.value.least["flash_bytes"] > 10
+    assert caught.value.nearest is not None
+    for stage in (export, deploy):
+        with pytest.raises(ConfigurationError, match=r"no search has finished \(run `boardfit search`\)"):
+            stage(open_project(finished))
+    assert (finished / "results" / "deployed" / "model.tflite").read_bytes() == deployed
+    # Back to what was possible: the search goes on from its own checkpoint, the files still stand.
+    edit(finished, 'flash = "10 B"', 'flash = "20 kB"')
+    outcome = run(open_project(finished))
+    assert not outcome.search.reused
+    assert outcome.export.reused
+
+
+def test_an_impossible_budget_of_the_command_line_too(finished: Path) -> None:
+    with pytest.raises(InfeasibleError):
+        search(open_project(finished), budgets=IMPOSSIBLE)
+    with pytest.raises(ConfigurationError, match="no search has finished"):
+        deploy(open_project(finished))
+
+
+def test_budgets_changed_but_not_searched(finished: Path) -> None:
+    """An old winner is never held against, or shown under, budgets that it was not found for."""
+    edit(finished, 'ram = "4 kB"', 'ram = "1 B"')
+    for stage in (export, deploy):
+        with pytest.raises(ConfigurationError, match=r"other settings .*\(run `boardfit search`\)"):
+            stage(open_project(finished))
+
+
+def test_budgets_of_the_command_line_replace_one_by_one(finished: Path) -> None:
+    changed = search(open_project(finished), budgets=(Budget("flash_bytes", 15_000.0),))
+    assert {b.metric: b.bound for b in changed.budgets} == {"flash_bytes": 15_000.0, "ram_bytes": 4000.0}
+    assert export(open_project(finished)).architecture == changed.architecture
+    rows = {row.metric: row for row in deploy(open_project(finished)).rows}
+    assert rows["flash_bytes"].budget == 15_000.0
+
+
+def test_a_budget_relative_to_the_space(finished: Path) -> None:
+    project = open_project(finished)
+    outcome = search(project, budgets=(QuantileBudget("macs", 0.5),))
+    bound = next(b.bound for b in outcome.budgets if b.metric == "macs")
+    assert outcome.exact["macs"] <= bound
+    assert search(project, budgets=(QuantileBudget("macs", 0.5),)).reused
+    assert not search(project, budgets=(QuantileBudget("macs", 0.6),)).reused
+
+
+@pytest.mark.parametrize(
+    ("budgets", "error", "message"),
+    [
+        ('latency = "1 s"', LutError, "run `boardfit profile`"),
+        ('energy = "1 mJ"', ConfigurationError, "cpu:litert gives no energy_uj"),
+    ],
+)
+def test_budgets_without_prices(
+    tmp_path: Path, budgets: str, error: type[BoardfitError], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        search(open_project(make_project(tmp_path / "tiny", budgets=budgets)))
+
+
+def test_without_a_latency_budget_no_table_is_needed(tmp_path: Path) -> None:
+    project = open_project(make_project(tmp_path / "tiny"))
+    outcome = search(project)
+    assert LATENCY not in outcome.predicted
+    assert not project.lut_path.exists()
+
+
+def test_a_table_that_is_half_filled(finished: Path) -> None:
+    """A latency budget names the operators that miss; without one the search goes on without latencies."""
+    project = open_project(finished)
+    operators = project.space.chain("int8").operators
+    with Lut.open(project.lut_path) as full:
+        stack = target_stack("cpu:litert")
+        rows = [(op, full.get(stack, op, LATENCY)) for op in operators[:-1]]
+    project.lut_path.unlink()
+    with Lut.open(project.lut_path) as half:
+        for op, row in rows:
+            assert row is not None
+            half.put(stack, op, row.measurement)
+    assert LATENCY not in search(project).predicted
+    with pytest.raises(LutError, match=r"boardfit profile"):
+        search(project, budgets=(Budget(LATENCY, 1e6),))
+    assert profile(project).operators.measured == 1
+    assert search(project, budgets=(Budget(LATENCY, 1e6),)).exact[LATENCY] > 0
+
+
+def test_an_unknown_method(finished: Path) -> None:
+    with pytest.raises(UsageError, match="unknown search method 'magic'"):
+        search(open_project(finished), method="magic")
