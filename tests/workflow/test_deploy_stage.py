@@ -1,0 +1,124 @@
+"""The deploy stage: broken budgets are shown and raised, wrong answers deploy nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from profilers.lut import Lut
+from targets.host import HostSession
+from targets.session import Job, Result
+from tests.workflow.projects import edit
+from toolchain.cli import main
+from toolchain.errors import BudgetError, ConfigurationError, DeviceError, VerificationError
+from toolchain.graph import Graph
+from toolchain.graph.graph import Array
+from toolchain.graph.integer_reference import run_int8
+from toolchain.measurement import Evidence, Measurement
+from toolchain.report.comparison import raise_for_budgets
+from toolchain.workflow import deploy as stage
+from toolchain.workflow.deploy import deploy
+from toolchain.workflow.project import open_project
+from toolchain.workflow.run import run
+from toolchain.workflow.sessions import LATENCY
+
+pytestmark = pytest.mark.usefixtures("without_onnx")
+
+
+def answer(patch: pytest.MonkeyPatch, value_us: float | None) -> None:
+    """Let the target measure every network with this value, or refuse it."""
+
+    def measure(self: HostSession, jobs: list[Job], **_: Any) -> Iterator[Result]:
+        for job in jobs:
+            if value_us is None:
+                yield Result(job.key, None, "out of arena")
+            else:
+                yield Result(job.key, Measurement(LATENCY, value_us, Evidence.HOST_WALL, unstable=True))
+
+    patch.setattr(HostSession, "measure", measure)
+
+
+def test_a_budget_broken_on_the_target(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit(finished, 'ram = "4 kB"', 'ram = "4 kB"\nlatency = "10 s"')
+    run(open_project(finished))
+    answer(monkeypatch, 11e6)
+    rows = deploy(open_project(finished)).rows
+    (broken,) = (row for row in rows if row.ok is False)
+    assert broken.metric == LATENCY
+    assert broken.cells()[-1] == "BROKEN"
+    assert broken.cells()[-2] == "host_wall (unstable)"
+    with pytest.raises(BudgetError, match=r"latency_us is 11\.000 s, the budget 10\.000 s") as caught:
+        raise_for_budgets(rows)
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize("command", ["deploy", "run"])
+def test_a_broken_budget_is_exit_code_1(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    edit(finished, 'ram = "4 kB"', 'ram = "4 kB"\nlatency = "10 s"')
+    run(open_project(finished))
+    answer(monkeypatch, 11e6)
+    assert main([command, "-C", str(finished), "--json"]) == 1
+    printed = capsys.readouterr()
+    document = json.loads(printed.out)
+    rows = (document if command == "deploy" else document["deploy"])["rows"]
+    assert next(row for row in rows if row["metric"] == LATENCY)["ok"] is False
+    assert "broken on the target" in printed.err
+
+
+def test_wrong_answers_on_the_target_deploy_nothing(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opposite(graph: Graph, x: Array) -> Array:
+        return np.asarray(~run_int8(graph, x))
+
+    folder = finished / "results" / "deployed"
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    monkeypatch.setattr(stage, "run_int8", opposite)
+    with pytest.raises(VerificationError, match="the limit is 97 %") as caught:
+        deploy(open_project(finished))
+    assert caught.value.exit_code == 7
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    with pytest.raises(VerificationError):
+        deploy(open_project(finished), place=str(finished / "elsewhere"))
+    assert not (finished / "elsewhere").exists()
+
+
+def test_the_target_cannot_measure_the_network(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, None)
+    with pytest.raises(DeviceError, match="could not measure the network: out of arena"):
+        deploy(open_project(finished))
+
+
+def test_a_place_of_ones_own_and_what_stood_there(finished: Path) -> None:
+    place = finished / "product" / "v1"
+    first = deploy(open_project(finished), place=str(place))
+    assert Path(first.place) == place
+    (place / "note").write_text("mine")
+    deploy(open_project(finished), place=str(place))
+    assert (place.with_name("v1.previous") / "note").read_text() == "mine"
+
+
+def test_the_record_and_the_table_keep_the_measurement(finished: Path) -> None:
+    project = open_project(finished)
+    outcome = deploy(project)
+    stored = project.latest("deploy")
+    assert stored is not None
+    assert stored["rows"] == [json.loads(json.dumps(row.as_dict())) for row in outcome.rows]
+    assert stored["stack"] == outcome.stack.as_dict()
+    with Lut.open(project.lut_path) as lut:
+        names = [network.name for network, _ in lut.networks(outcome.stack, LATENCY)]
+    assert names.count(outcome.text) == 1
+
+
+def test_an_onnx_file_needs_its_packages(finished: Path) -> None:
+    """Where its packages are missing nothing was written for the engine; the error says what to install."""
+    edit(finished, "cpu:litert", "cpu:onnxruntime")
+    edit(finished, '"int8"', '"float32"')
+    project = open_project(finished)
+    with pytest.raises(ConfigurationError, match=r"model_float.onnx was not exported.*boardfit\[onnx\]"):
+        run(project)
