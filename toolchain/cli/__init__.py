@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
 EXIT_INTERRUPTED = 130
 EXIT_USAGE = 2
+# What these had finished when they were interrupted is kept; the others have nothing to keep.
+_RESUMABLE = ("profile", "search", "export", "deploy", "run")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (docs/cli.md). The entry point of the console script.
 
-    Every BoardfitError becomes one line and its remedy. `--debug`, anywhere before the command, shows the traceback.
+    Every BoardfitError becomes two lines, `error: ...` and `remedy: ...`. `--debug` shows the traceback above them.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has seen enough, e.g. `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if code == EXIT_INTERRUPTED:
+        command = next((word for word in arguments if not word.startswith("-")), "")
+        kept = f"; what was finished is kept, `boardfit {command}` goes on from there"
+        sys.stderr.write(f"interrupted{kept if command in _RESUMABLE else ''}\n")
+    return code
+
+
+def _run(arguments: list[str]) -> int:
     try:
         import typer
 
@@ -26,32 +50,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: the command line needs {error.name}\nremedy: pip install 'boardfit[cli]'\n")
         return EXIT_USAGE
 
-    from toolchain.cli.console import print_error, stderr
-    from toolchain.cli.show import infeasible
-    from toolchain.errors import BoardfitError, InfeasibleError
+    from toolchain.cli.console import OutputClosedError, print_error
+    from toolchain.errors import BoardfitError
 
     # typer may carry its own copy of click; BadParameter's base is the class of all its usage errors.
     usage_error: Any = typer.BadParameter.__mro__[1]
     debug = "--debug" in arguments
     try:
         code = typer.main.get_command(app).main(arguments, prog_name="boardfit", standalone_mode=False)
-    except (KeyboardInterrupt, typer.Abort):
-        stderr().print("interrupted; what was finished is kept, the same command goes on from there")
+    except typer.Abort:
         return EXIT_INTERRUPTED
-    except BoardfitError as error:
-        if debug:
-            raise
-        if isinstance(error, InfeasibleError):
-            infeasible(error)
-        print_error(error)
-        return error.exit_code
+    except OutputClosedError as error:
+        raise BrokenPipeError from error
     except Exception as error:
         if isinstance(error, usage_error):
-            error.show()
-            return EXIT_USAGE
+            return _usage(error)
         if debug:
-            raise
-        stderr().print(f"[bold red]internal error:[/] {type(error).__name__}: {error}", markup=True)
-        stderr().print("remedy: run again as `boardfit --debug ...` and report the traceback")
+            traceback.print_exc()
+        if isinstance(error, BoardfitError):
+            print_error(error.message, error.remedy)
+            return error.exit_code
+        extra = _extra_that_brings(error)
+        if extra:
+            print_error(
+                f"this needs {extra[0]}, which is not installed", f"pip install 'boardfit[{extra[1]}]'"
+            )
+            return 3
+        print_error(
+            f"internal: {type(error).__name__}: {error}",
+            "" if debug else "run again as `boardfit --debug ...` and report the traceback",
+        )
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _usage(error: Any) -> int:
+    """Print what is wrong with the command line, in the words of typer's copy of click."""
+    from toolchain.cli.console import print_error
+
+    if type(error).__name__ == "NoArgsIsHelpError":  # nothing is wrong yet: it carries the help
+        error.show()
+    else:
+        message = str(error.format_message()).strip().rstrip(".")
+        path = error.ctx.command_path if error.ctx is not None else "boardfit"
+        print_error(message[:1].lower() + message[1:], f"`{path} --help` shows what there is")
+    return EXIT_USAGE
+
+
+def _extra_that_brings(error: Exception) -> tuple[str, str] | None:
+    """(distribution, extra of boardfit) of an optional package whose import failed; None for anything else."""
+    if not isinstance(error, ModuleNotFoundError) or error.name is None:
+        return None
+    from toolchain.workflow.doctor import PACKAGES
+
+    found = PACKAGES.get(error.name.partition(".")[0])
+    return None if found is None else found[:2]

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from toolchain.cli import lut_commands, show
 from toolchain.cli.console import ProgressDisplay, stdout
-from toolchain.errors import UsageError
+from toolchain.errors import ConfigurationError, InfeasibleError, UsageError
 from toolchain.units import Budget, QuantileBudget, parse_limit
+
+if TYPE_CHECKING:
+    from toolchain.workflow.project import Project
 
 app = typer.Typer(
     name="boardfit",
@@ -35,15 +41,21 @@ Force = Annotated[bool, typer.Option("--force", help="Do it again although nothi
 Wait = Annotated[bool, typer.Option("--wait", help="Wait while another process measures on the same device.")]
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        stdout().print(f"boardfit {metadata.version('boardfit')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _global(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
 ) -> None:
     # --debug is read by `main`, before any command runs.
-    if version:
-        stdout().print(f"boardfit {metadata.version('boardfit')}")
-        raise typer.Exit
+    pass
 
 
 @app.command()
@@ -54,7 +66,8 @@ def init(
     from toolchain.cli.templates import write_project
 
     path = write_project(folder)
-    stdout().print(f"made {path}\nnext: cd {folder} && boardfit run")
+    go = "" if folder.resolve() == Path.cwd() else f"cd {shlex.quote(str(folder))} && "
+    stdout().print(f"made {path}\nnext: {go}boardfit run")
 
 
 @app.command()
@@ -97,10 +110,9 @@ def search(
     from toolchain.workflow.search import search as run_search
 
     opened = open_project(project)
-    with ProgressDisplay() as progress:
-        outcome = run_search(
-            opened, progress=progress, budgets=_budgets(budget), method=method or None, force=force
-        )
+    limits = _budgets(budget)
+    with _explained(opened, as_json), ProgressDisplay() as progress:
+        outcome = run_search(opened, progress=progress, budgets=limits, method=method or None, force=force)
     show.search(outcome, as_json)
 
 
@@ -153,7 +165,7 @@ def run(
     from toolchain.workflow.run import run as run_all
 
     opened = open_project(project)
-    with ProgressDisplay() as progress:
+    with _explained(opened, as_json), ProgressDisplay() as progress:
         outcome = run_all(opened, progress=progress, force=force, wait=wait)
     show.run(outcome, as_json)
     outcome.export.verification.raise_for_breach()
@@ -195,5 +207,18 @@ def _budgets(texts: list[str] | None) -> tuple[Budget | QuantileBudget, ...]:
         key, equals, value = text.partition("=")
         if not equals:
             raise UsageError(f"--budget {text!r} is not KEY=VALUE", remedy='write --budget latency="2 ms"')
-        found.append(parse_limit(key.strip(), value.strip().strip('"')))
+        try:
+            found.append(parse_limit(key.strip(), value.strip().strip('"')))
+        except ConfigurationError as error:
+            raise UsageError(f"--budget {text!r}: {error.message}", remedy=error.remedy) from error
     return tuple(found)
+
+
+@contextmanager
+def _explained(project: Project, as_json: bool) -> Iterator[None]:
+    """An infeasible search has a result, too: what is possible instead."""
+    try:
+        yield
+    except InfeasibleError as error:
+        show.infeasible(error, project.space.encode(error.nearest) if error.nearest else "", as_json)
+        raise

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
+from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -19,66 +21,94 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
-
-from toolchain.errors import BoardfitError
+from rich.table import Column, Table
+from rich.text import Text
 
 JSON_SCHEMA = 1  # version of every --json document's shape
+_ENDLESS = 100_000  # columns of what is not a terminal: nothing is wrapped or cropped
+
+
+class OutputClosedError(Exception):
+    """Whoever read stdout has closed it (`boardfit ... | head`). Never seen by users."""
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> NoReturn:
+        raise OutputClosedError
 
 
 def stdout() -> Console:
-    """Results go here. Off a terminal: no colour, no cropping to a guessed width."""
-    terminal = sys.stdout.isatty()
-    return Console(file=sys.stdout, soft_wrap=not terminal, highlight=False, width=None if terminal else 200)
+    """Results go here. Text is text, whatever brackets and colons it has; the terminal wraps long lines itself."""
+    return _console(sys.stdout)
 
 
 def stderr() -> Console:
     """Progress, notes and errors go here."""
-    return Console(file=sys.stderr, soft_wrap=True, highlight=False)
+    return _console(sys.stderr)
 
 
-def print_json(kind: str, value: dict[str, Any]) -> None:
-    """One JSON document on stdout: {"schema": 1, "kind": ..., ...value}."""
-    document = {"schema": JSON_SCHEMA, "kind": kind, **value}
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, default=_plain) + "\n")
-    sys.stdout.flush()
+def _console(file: Any) -> Console:
+    console = _Console(file=file, soft_wrap=True, highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = _ENDLESS
+    return console
+
+
+def print_json(kind: str, value: Mapping[str, Any]) -> None:
+    """One JSON document on stdout: {"schema": 1, "kind": ..., ...value}. What is not finite becomes null."""
+    document = _plain({"schema": JSON_SCHEMA, "kind": kind, **value})
+    try:
+        sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        raise OutputClosedError from error
 
 
 def _plain(value: Any) -> Any:
-    """Numpy scalars, paths and enums as JSON knows them."""
+    """As JSON knows it: mappings, sequences, numpy scalars and arrays, enums, paths."""
     if hasattr(value, "tolist"):
-        return value.tolist()
-    return str(value)
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
 def print_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, notes: str = ""
 ) -> None:
-    """A titled table on stdout; columns whose name ends in "|" are aligned right."""
-    table = Table(
-        title=title, title_justify="left", title_style="bold", caption=notes or None, caption_justify="left"
-    )
-    for name in columns:
-        table.add_column(name.rstrip("|"), justify="right" if name.endswith("|") else "left", overflow="fold")
+    """A titled table on stdout. Columns whose name ends in "|" are aligned right; empty ones are left out."""
+    console = stdout()
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    shown = [index for index in range(len(columns)) if any(row[index] for row in rows)]
+    for index in shown:
+        name = columns[index]
+        justify: Any = "right" if name.endswith("|") else "left"
+        table.add_column(Text(name.rstrip("|")), justify=justify, overflow="fold")
     for row in rows:
-        table.add_row(*row)
-    stdout().print(table)
+        table.add_row(*(Text(row[index]) for index in shown))
+    console.print(Text(title, style="bold"))
+    if shown:
+        console.print(table, soft_wrap=not console.is_terminal)
+    if notes:
+        console.print(notes)
+    console.print()
 
 
-def print_error(error: BoardfitError) -> None:
+def print_error(message: str, remedy: str = "") -> None:
     """What happened, and what to do about it."""
     console = stderr()
-    console.print(f"[bold red]error:[/] {_escaped(error.message)}")
-    if error.remedy:
-        console.print(f"[bold]remedy:[/] {_escaped(error.remedy)}")
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", r"\[")
+    console.print(Text.assemble(("error:", "bold red"), f" {message}"))
+    if remedy:
+        console.print(Text.assemble(("remedy:", "bold"), f" {remedy}"))
 
 
 class ProgressDisplay:
-    """Shows (stage, done, total, note) reports: bars with time left on a terminal, else a line every few seconds.
+    """Shows (stage, done, total, note) reports: bars with time left on a terminal; elsewhere one line when a stage
+    is finished, and one every few seconds while it is not.
 
     Use as a context manager; pass the object itself as the `progress` callback of the workflow.
     """
@@ -91,13 +121,18 @@ class ProgressDisplay:
         self._tasks: dict[str, TaskID] = {}
         self._lines: dict[str, float] = {}
         if self._console.is_terminal:
+            self._console.soft_wrap = False  # bars are redrawn, so a line must not become two
             self._bars = Progress(
-                TextColumn("{task.description:<10}"),
-                BarColumn(bar_width=24),
+                TextColumn("{task.description:<10}", markup=False),
+                BarColumn(bar_width=20),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn(
+                    "{task.fields[note]}",
+                    markup=False,
+                    table_column=Column(no_wrap=True, overflow="ellipsis"),
+                ),
                 console=self._console,
             )
 
@@ -116,10 +151,12 @@ class ProgressDisplay:
         """Report that `done` of `total` steps of a stage are finished."""
         if self._bars is not None:
             if stage not in self._tasks:
-                self._tasks[stage] = self._bars.add_task(stage, total=total, note=_escaped(note))
-            self._bars.update(self._tasks[stage], completed=done, total=total, note=_escaped(note))
+                self._tasks[stage] = self._bars.add_task(stage, total=total, note=note)
+            self._bars.update(self._tasks[stage], completed=done, total=total, note=note)
             return
         now = time.monotonic()
-        if done >= total or now - self._lines.get(stage, -self.LINE_SECONDS) >= self.LINE_SECONDS:
+        since = now - self._lines.setdefault(stage, now)
+        if done >= total or since >= self.LINE_SECONDS:
             self._lines[stage] = now
-            self._console.print(f"{stage}: {done}/{total} {_escaped(note)}".rstrip(), markup=True)
+            count = f" {done}/{total}" if total > 1 else ""
+            self._console.print(f"{stage}:{count} {note}".rstrip())

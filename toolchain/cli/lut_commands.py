@@ -7,17 +7,20 @@ from typing import Annotated, Any
 
 import typer
 
+from profilers.calibrate import Calibration
 from profilers.lut import Lut, Row
 from profilers.lut_io import Difference, describe, diff, export_lut, import_lut, merge
-from profilers.lut_rows import subject_text
+from profilers.lut_rows import CalibrationRow, subject_text
 from toolchain.cli.console import print_json, print_table, stdout
-from toolchain.errors import ConfigurationError
+from toolchain.cli.show import calibration_text
+from toolchain.errors import ConfigurationError, LutError
 from toolchain.measurement import Measurement
 from toolchain.units import format_value
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 Table = Annotated[Path, typer.Argument(help="A table, e.g. lut.sqlite.")]
+_COLUMNS = ("stack", "operator or network", "metric", "value|", "evidence", "notes")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 
 
@@ -62,16 +65,16 @@ def show(
         )
         return
     for one in stacks:
-        stdout().print(f"stack {one.fingerprint}: {one.label}", markup=False)
-    print_table(
-        f"{table}: {len(shown)} of {len(rows)} rows",
-        ("stack", "operator or network", "metric", "value|", "evidence", "notes"),
-        [_cells(row) for row in shown],
-    )
+        stdout().print(f"stack {one.fingerprint}: {one.label}")
+    cells = [_cells(row) for row in shown]
+    same = [
+        i for i in (0, 2, 4) if cells and len({row[i] for row in cells}) == 1
+    ]  # said once, above the rows
+    title = ", ".join([f"{table}: {len(shown)} of {len(rows)} rows", *(cells[0][i] for i in same if i)])
+    kept = [i for i in range(len(_COLUMNS)) if i not in same]
+    print_table(title, [_COLUMNS[i] for i in kept], [[row[i] for i in kept] for row in cells])
     for calibration in calibrations:
-        stdout().print(
-            f"calibration {calibration.created_at} {calibration.metric}: {calibration.text}", markup=False
-        )
+        stdout().print(f"calibration of {calibration.created_at[:19]}: {_calibration_text(calibration)}")
 
 
 @app.command("export")
@@ -82,7 +85,7 @@ def export_command(
     """Write a whole table to a file, lossless."""
     with Lut.open(table, read_only=True) as lut:
         count = export_lut(lut, file)
-    stdout().print(f"wrote {count} records to {file}", markup=False)
+    stdout().print(f"wrote {count} records to {file}")
 
 
 @app.command("merge")
@@ -141,8 +144,15 @@ def diff_command(
         print_json("diff", {"differences": [_difference(d) for d in found]})
         return
     for difference in found:
-        stdout().print(describe(difference), markup=False)
+        stdout().print(describe(difference))
     stdout().print(f"{len(found)} rows differ")
+
+
+def _calibration_text(row: CalibrationRow) -> str:
+    try:
+        return calibration_text(Calibration.from_json(row.text))
+    except LutError:  # another program's: as it stands
+        return f"{row.metric}: {row.text}"
 
 
 def _within(difference: Difference, percent: float) -> bool:

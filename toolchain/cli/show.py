@@ -5,23 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from profilers.calibrate import Calibration
-from targets.session import Target
 from toolchain.cli.console import print_json, print_table, stdout
-from toolchain.errors import InfeasibleError
-from toolchain.export.verify import Comparison
-from toolchain.measurement import Stack
-from toolchain.report.comparison import COLUMNS
 from toolchain.units import format_value
-from toolchain.workflow.bench import BenchOutcome
-from toolchain.workflow.deploy import DeployOutcome
-from toolchain.workflow.doctor import Check
-from toolchain.workflow.export import ExportOutcome
-from toolchain.workflow.profile import ProfileOutcome
-from toolchain.workflow.run import RunOutcome
-from toolchain.workflow.search import SearchOutcome
+
+if TYPE_CHECKING:  # the workflow takes seconds to import (torch), and `boardfit --help` needs none of it
+    from profilers.calibrate import Calibration
+    from targets.session import Target
+    from toolchain.errors import InfeasibleError
+    from toolchain.export.verify import Comparison
+    from toolchain.measurement import Stack
+    from toolchain.workflow.bench import BenchOutcome
+    from toolchain.workflow.deploy import DeployOutcome
+    from toolchain.workflow.doctor import Check
+    from toolchain.workflow.export import ExportOutcome
+    from toolchain.workflow.profile import ProfileOutcome
+    from toolchain.workflow.run import RunOutcome
+    from toolchain.workflow.search import SearchOutcome
 
 
 def boards(targets: Sequence[Target], as_json: bool) -> None:
@@ -29,8 +30,11 @@ def boards(targets: Sequence[Target], as_json: bool) -> None:
     if as_json:
         print_json("boards", {"targets": [asdict(target) for target in targets]})
         return
-    rows = [(t.url, "yes" if t.available else "no", t.description, t.notes) for t in targets]
-    print_table("Targets", ("url", "here", "what", "notes"), rows)
+    rows = [
+        (t.url, "yes" if t.available else "no", "\n".join(filter(None, (t.description, t.notes))))
+        for t in targets
+    ]
+    print_table("Targets", ("url", "here", "what"), rows)
 
 
 def doctor(checks: Sequence[Check], as_json: bool) -> None:
@@ -38,8 +42,13 @@ def doctor(checks: Sequence[Check], as_json: bool) -> None:
     if as_json:
         print_json("doctor", {"checks": [asdict(check) for check in checks]})
         return
-    rows = [(check.status, check.name, check.detail, check.remedy) for check in checks]
-    print_table("Doctor", ("status", "what", "found", "remedy"), rows)
+    rows = [
+        (c.status, c.name, c.detail + (f"\nremedy: {c.remedy}" if c.remedy and c.status != "ok" else ""))
+        for c in checks
+    ]
+    print_table("Doctor", ("status", "what", "found"), rows)
+    errors, warnings = (sum(c.status == kind for c in checks) for kind in ("error", "warning"))
+    stdout().print(f"{_count(errors, 'error')}, {_count(warnings, 'warning')}")
 
 
 def profile(outcome: ProfileOutcome, as_json: bool) -> None:
@@ -56,23 +65,25 @@ def profile(outcome: ProfileOutcome, as_json: bool) -> None:
     )
     if outcome.slow:
         out.print(
-            f"{outcome.slow} operators were measured while the machine was slow; they are used corrected by the "
-            "anchor, `boardfit profile --retry` measures them again"
+            f"{_count(outcome.slow, 'operator')} measured while the machine was slow, and corrected by the anchor; "
+            "`boardfit profile --retry` measures again"
         )
     for signature, reason in outcome.failures:
-        out.print(f"  failed: {signature}: {reason}", markup=False)
+        out.print(f"  failed: {signature}: {reason}")
     if outcome.calibration is not None:
-        out.print(calibration_text(outcome.calibration), markup=False)
+        out.print(calibration_text(outcome.calibration))
 
 
 def calibration_text(calibration: Calibration) -> str:
-    """One line on how sums of operators predict networks that the fit has not seen."""
+    """How sums of operators predict networks that the fit has not seen."""
     rank = "-" if math.isnan(calibration.spearman) else f"{calibration.spearman:.3f}"
+    sign = "-" if calibration.per_operator < 0 else "+"
     return (
         f"{calibration.metric} of whole networks = {calibration.intercept:.3g} + {calibration.scale:.3g} * sum "
-        f"+ {calibration.per_operator:.3g} * operators; on networks not in the fit ({calibration.method}, "
-        f"{calibration.n_held_out}): mean error {calibration.mape:.1f} %, within 10 %: "
-        f"{100 * calibration.share_within_10:.0f} %, Spearman {rank} [{calibration.evidence.value}]"
+        f"{sign} {abs(calibration.per_operator):.3g} * operators\n"
+        f"  on {_count(calibration.n_held_out, 'network')} not in the fit ({calibration.method}): "
+        f"mean error {calibration.mape:.1f} %, within 10 %: {100 * calibration.share_within_10:.0f} %, "
+        f"Spearman {rank} [{calibration.evidence.value}]"
     )
 
 
@@ -108,32 +119,53 @@ def search(outcome: SearchOutcome, as_json: bool) -> None:
         )
     print_table(
         "Costs before training",
-        ("metric", "budget|", "from the table|", "left|", "from its graph|", "evidence of the table's value"),
+        ("metric", "budget|", "by table|", "left|", "by graph|", "evidence of table"),
         rows,
     )
     out = stdout()
     out.print(
-        f"validation accuracy with shared weights {100 * outcome.score:.1f} %, {outcome.evaluations} networks "
-        f"evaluated, {outcome.seconds:.0f} s, seed {outcome.seed}"
+        f"validation accuracy with shared weights {100 * outcome.score:.1f} %, "
+        f"{_count(outcome.evaluations, 'network')} evaluated, {outcome.seconds:.0f} s, seed {outcome.seed}"
         + (", repaired to keep the budgets" if outcome.repaired else "")
     )
     for text, score in outcome.alternatives:
-        out.print(f"  also within budgets: {text} ({100 * score:.1f} %)", markup=False)
+        out.print(f"  also within budgets: {text} ({100 * score:.1f} %)")
 
 
-def infeasible(error: InfeasibleError) -> None:
-    """Beside the message of the error: the least values and the nearest design, on stdout."""
+def infeasible(error: InfeasibleError, nearest: str, as_json: bool) -> None:
+    """What is possible instead: the least values, the budgets that bind, and the nearest design.
+
+    Args:
+        nearest: `error.nearest` as people read it; empty when there is none.
+    """
+    if as_json:
+        print_json(
+            "infeasible",
+            {
+                "message": error.message,
+                "remedy": error.remedy,
+                "least": error.least,
+                "binding": error.binding,
+                "nearest": {"architecture": error.nearest, "text": nearest, "costs": error.nearest_costs},
+            },
+        )
+        return
     rows = [
         (
             metric,
             format_value(metric, value),
             format_value(metric, error.nearest_costs[metric]) if metric in error.nearest_costs else "-",
-            "binds" if metric in error.binding else "",
+            "binds" if metric in error.binding else "-",
         )
         for metric, value in error.least.items()
     ]
     if rows:
-        print_table("What is possible", ("metric", "least in the space|", "nearest design|", ""), rows)
+        print_table(
+            "What is possible",
+            ("metric", "least in the space|", "nearest design|", "its budget"),
+            rows,
+            notes=f"nearest design: {nearest}" if nearest else "",
+        )
 
 
 def export(outcome: ExportOutcome, as_json: bool) -> None:
@@ -159,7 +191,7 @@ def export(outcome: ExportOutcome, as_json: bool) -> None:
     )
     for row in outcome.verification.rows:
         if row.reason:
-            stdout().print(f"  {row.name}: {row.reason}", markup=False)
+            stdout().print(f"  {row.name}: {row.reason}")
 
 
 def deploy(outcome: DeployOutcome, as_json: bool) -> None:
@@ -170,7 +202,7 @@ def deploy(outcome: DeployOutcome, as_json: bool) -> None:
     _accuracy_table(outcome)
     print_table(
         f"Predicted and measured: {outcome.model} on {outcome.stack.label}",
-        COLUMNS,
+        ("metric", "budget|", "predicted|", "measured|", "error|", "measured as", "budget is"),
         [r.cells() for r in outcome.rows],
     )
     if outcome.slowdown > 1.03:
@@ -225,7 +257,7 @@ def bench(outcome: BenchOutcome, as_json: bool) -> None:
     whole = outcome.whole
     print_table(
         f"{outcome.model} ({outcome.dtype}): operators measured alone [{whole.evidence.value}]",
-        ("", "operator", "MACs|", "latency|", "share|", "MACs per us|", ""),
+        ("", "operator", "MACs|", "latency|", "share|", "MACs/us|", ""),
         rows,
     )
     summary = [
@@ -235,7 +267,7 @@ def bench(outcome: BenchOutcome, as_json: bool) -> None:
         summary.append(
             (
                 "sum of the operators",
-                f"{format_value(whole.metric, outcome.sum)} ({outcome.sum / whole.value:.2f} x)",
+                f"{format_value(whole.metric, outcome.sum)} ({outcome.sum / whole.value:.2f} of the whole)",
             )
         )
     summary += [(name, format_value(name, value)) for name, value in outcome.computed.items()]
@@ -264,7 +296,11 @@ def _accuracy_table(outcome: DeployOutcome) -> None:
 
 def _stack_note(stack: Stack) -> None:
     fields = ", ".join(f"{key} {value}" for key, value in stack.fields if key != "protocol")
-    stdout().print(f"stack {stack.fingerprint}: {fields}", markup=False)
+    stdout().print(f"stack {stack.fingerprint}: {fields}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _shape(shape: Sequence[int]) -> str:

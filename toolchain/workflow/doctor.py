@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from profilers.lut import Lut
-from targets.session import list_targets
+from targets.lock import cache_folder
+from targets.session import ALIASES, list_targets
 from toolchain.errors import BoardfitError
-from toolchain.workflow.config import PROJECT_FILE
-from toolchain.workflow.project import open_project
+from toolchain.workflow.config import PROJECT_FILE, Config, load_config
+from toolchain.workflow.data import Dataset, load_dataset
 
 Status = Literal["ok", "warning", "error"]
 
-# import name -> (distribution, extra that brings it, what is lost without it)
-_PACKAGES = {
+# Import name -> (distribution, extra that brings it, what is lost without it).
+PACKAGES: Final[Mapping[str, tuple[str, str, str]]] = {
     "torch": ("torch", "train", "search and training"),
     "safetensors": ("safetensors", "train", "checkpoints"),
     "ai_edge_litert": ("ai-edge-litert", "tflite", "running TFLite models on this CPU"),
@@ -56,11 +58,14 @@ def _python() -> Iterator[Check]:
 
 
 def _packages() -> Iterator[Check]:
-    for module, (distribution, extra, use) in _PACKAGES.items():
+    for module, (distribution, extra, use) in PACKAGES.items():
         if importlib.util.find_spec(module) is None:
             yield Check(distribution, "warning", f"missing: {use}", f"pip install 'boardfit[{extra}]'")
             continue
-        version = metadata.version(distribution)
+        try:
+            version = metadata.version(distribution)
+        except metadata.PackageNotFoundError:  # built from source, or another distribution brings the module
+            version = "installed, version unknown"
         if module == "torch" and "+cpu" not in version and _has_distribution("nvidia-cublas"):
             yield Check(distribution, "ok", f"{version} (a CUDA build; boardfit needs only the CPU)")
         else:
@@ -72,10 +77,19 @@ def _has_distribution(prefix: str) -> bool:
 
 
 def _machine(folder: Path) -> Iterator[Check]:
-    existing = next(p for p in (folder.resolve(), *folder.resolve().parents) if p.exists())
+    existing = _existing(folder)
     free = shutil.disk_usage(existing).free
     status: Status = "ok" if free >= _NEEDED_DISK_BYTES else "warning"
-    yield Check("free disk", status, f"{free / 1e9:.1f} GB", "" if status == "ok" else "free some disk space")
+    remedy = "" if status == "ok" else f"free {_NEEDED_DISK_BYTES / 1e9:.1f} GB beside {existing}"
+    yield Check("free disk", status, f"{free / 1e9:.1f} GB", remedy)
+    cache = cache_folder()
+    if os.access(_existing(cache), os.W_OK):
+        yield Check("cache", "ok", str(cache))
+    else:
+        yield Check(
+            "cache", "error", f"{cache} cannot be written, so nothing can be measured",
+            "export XDG_CACHE_HOME=FOLDER that you can write",
+        )  # fmt: skip
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     if governor.exists():
         value = governor.read_text().strip()
@@ -86,7 +100,7 @@ def _machine(folder: Path) -> Iterator[Check]:
                 "CPU governor",
                 "warning",
                 f"{value}: clock changes blur latencies",
-                "cpupower frequency-set -g performance",
+                "sudo cpupower frequency-set -g performance",
             )
     if hasattr(os, "getloadavg"):
         load, cores = os.getloadavg()[0], os.cpu_count() or 1
@@ -97,27 +111,80 @@ def _machine(folder: Path) -> Iterator[Check]:
         )  # fmt: skip
 
 
+def _existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    return next(p for p in (path.resolve(), *path.resolve().parents) if p.exists())
+
+
 def _targets() -> Iterator[Check]:
     for target in list_targets():
-        yield Check(target.url, "ok" if target.available else "warning", target.description, target.notes)
+        if target.available:
+            detail = ", ".join(filter(None, (target.description, target.notes)))
+            yield Check(target.url, "ok", detail)
+        else:
+            yield Check(target.url, "warning", target.description, target.notes)
 
 
 def _project(folder: Path) -> Iterator[Check]:
-    if not (folder / PROJECT_FILE).exists() and not folder.is_file():
+    path = folder if folder.is_file() else folder / PROJECT_FILE
+    if not path.exists():
         yield Check("project", "warning", f"no {PROJECT_FILE} in {folder}", "boardfit init NAME")
         return
     try:
-        project = open_project(folder)
-        yield Check("project file", "ok", project.config.project.name)
-        data = project.data
-        counts = ", ".join(f"{name} {len(y)}" for name, y in data.y.items())
-        yield Check("data", "ok", f"{data.input_shape}, {len(data.classes)} classes, {counts}")
-        yield Check("space", "ok", f"{project.space.name}: {project.space.count():,} architectures")
-        if project.lut_path.exists():
-            with Lut.open(project.lut_path) as lut:
-                lut.check()
-                yield Check("table", "ok", f"{project.lut_path.name}: {len(lut)} rows")
-        else:
-            yield Check("table", "warning", f"{project.lut_path.name} does not exist yet", "boardfit profile")
+        config = load_config(path)
     except BoardfitError as error:
-        yield Check("project", "error", error.message, error.remedy)
+        yield Check("project file", "error", error.message, error.remedy or f"edit {path}")
+        return
+    yield Check("project file", "ok", config.project.name)
+    if not os.access(path.parent, os.W_OK):
+        yield Check("project folder", "error", f"{path.parent} cannot be written", f"chmod u+w {path.parent}")
+    yield _target_of(config, path)
+    yield from _data_and_space(config, path)
+    yield _table(config, path)
+
+
+def _target_of(config: Config, path: Path) -> Check:
+    url = config.target.url
+    name = url.partition("?")[0]
+    known = {target.url: target for target in list_targets()}
+    found = known.get(ALIASES.get(name, name))
+    if found is None:
+        remedy = f"set target.url in {path} to one of {', '.join(known)}"
+        return Check("target", "error", f"no target {url!r}", remedy)
+    if not found.available:
+        return Check("target", "error", f"{url}: {found.description}", found.notes)
+    return Check("target", "ok", url)
+
+
+def _data_and_space(config: Config, path: Path) -> Iterator[Check]:
+    data: Dataset | None = None
+    try:
+        data = load_dataset(config.data, path.parent, config.project.seed)
+        counts = ", ".join(f"{name} {len(y)}" for name, y in data.y.items())
+        shape = "x".join(str(size) for size in data.input_shape)
+        yield Check("data", "ok", f"{shape}, {len(data.classes)} classes, {counts}")
+    except BoardfitError as error:
+        yield Check("data", "error", error.message, error.remedy or f"edit [data] in {path}")
+    if data is None or importlib.util.find_spec("torch") is None:
+        return  # the space is made for the data, of torch modules; what is missing stands above
+    from toolchain.workflow.project import Project
+
+    project = Project(path.parent, config)
+    project.__dict__["data"] = data  # its cached property: large data is not read twice
+    try:
+        yield Check("space", "ok", f"{project.space.name}: {project.space.count():,} architectures")
+    except BoardfitError as error:
+        yield Check("space", "error", error.message, error.remedy or f"edit [space] in {path}")
+
+
+def _table(config: Config, path: Path) -> Check:
+    table = path.parent / config.profile.lut
+    command = f"boardfit profile -C {shlex.quote(str(path.parent))}"
+    if not table.exists():
+        return Check("table", "warning", f"{table.name} does not exist yet", command)
+    try:
+        with Lut.open(table, read_only=True) as lut:
+            lut.check()
+            return Check("table", "ok", f"{table.name}: {len(lut)} rows")
+    except BoardfitError as error:
+        return Check("table", "error", error.message, error.remedy or f"rm {table} && {command}")
