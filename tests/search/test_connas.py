@@ -196,6 +196,40 @@ def test_plain_steps_reach_the_feasible_region_against_the_gradient() -> None:
     assert any(kept)
 
 
+def test_turning_the_update_keeps_the_guarantee_under_adam() -> None:
+    # Every step moves along D by at least rate * (R - 1) * max(||update||, epsilon), whatever Adam remembers.
+    rng = np.random.default_rng(0)
+    cost = table([4.0, 6.0, 9.0, 5.0])
+    own = alphas(
+        cost, [Budget("latency_us", 4.5)], [[0.0, 0.0, 50.0, 0.0]],
+        alpha_optimizer="adam", turn="update", epsilon=0.5,
+    )  # fmt: skip
+    for _ in range(50):
+        (toward,), _ = own.directions()
+        before = own.values[0].detach().numpy().astype(float).copy()
+        own.step([torch.tensor(rng.normal(size=4) * rng.choice([0.0, 1e-6, 10.0]), dtype=torch.float32)])
+        moved = own.values[0].detach().numpy() - before
+        assert moved @ toward >= 0.1 * 0.2 * 0.5 - 1e-4
+        assert own.tested == ((2,), False)
+
+
+def test_after_a_spike_only_the_turned_update_comes_back() -> None:
+    """Adam remembers one large gradient for thousands of steps, and drowns the paper's pull of epsilon."""
+    steps = {}
+    for turn in ("gradient", "update"):
+        own = alphas(
+            table([1.0, 9.0]), [Budget("latency_us", 5.0)], [[0.0, 1.0]],
+            alpha_optimizer="adam", turn=turn, epsilon=1e-3 if turn == "gradient" else 0.5,
+        )  # fmt: skip
+        own.step([torch.tensor([10.0, -10.0])])
+        count = 0
+        while own.architecture() == (1,) and count < 200:
+            own.step([torch.zeros(2)])
+            count += 1
+        steps[turn] = count
+    assert steps["update"] < 50 < steps["gradient"]
+
+
 def test_unavailable_candidates_never_make_nan() -> None:
     cost = TableCost({"latency_us": [[5.0, 9.0], [5.0, 9.0]]}, forbidden=[(0, 0, 0), (0, 1, 0)])
     steps = [(Step(0, 0, 0), Step(1, 0, 0)), (Step(1, 0, 0),)]
@@ -325,6 +359,16 @@ def test_a_run_too_short_to_get_inside_is_repaired(cost: CostTable) -> None:
     result = search(cost, budgets, config=config)
     assert result.repaired
     assert result.predicted["params"] <= budgets[0].bound
+
+
+def test_more_candidates_than_the_last_of_an_epoch(cost: CostTable) -> None:
+    budgets = [Budget("params", middle(cost, "params", 0.5))]
+    config = replace(CONFIG, alpha_learning_rate=0.5)
+    one, many = (search(cost, budgets, config=replace(config, candidates=n)) for n in (1, 8))
+    assert [r.values["loss/train"] for r in one.history] == [r.values["loss/train"] for r in many.history]
+    assert many.evaluations > one.evaluations
+    for architecture, _ in many.alternatives:
+        assert cost.price(np.array([architecture]))[0][cost.metrics.index("params")] <= budgets[0].bound
 
 
 def test_a_loss_that_explodes_names_the_learning_rate(cost: CostTable) -> None:

@@ -85,6 +85,12 @@ class ConnasConfig:
         alpha_betas: Adam's.
         alpha_optimizer: "adam" as the paper, or "sgd": plain gradient steps, for which progress along the
             direction is guaranteed when rescale > 1.
+        turn: what is turned towards feasibility: the "gradient" before the optimiser, as the paper, or the
+            optimiser's "update". At low temperature most gradients vanish, and Adam's memory of the few large ones
+            makes the paper's pull (R times the gradient's norm, or epsilon) too small to come back within budgets;
+            turning the update keeps the guarantee under Adam too.
+        candidates: architectures scored after each epoch behind the annealing: the one at its end, as the paper,
+            then those within budgets that its steps passed, latest first.
         rescale: R, how strongly constraints pull; above 1.
         epsilon: the least pull, where the gradient vanishes.
         norm: "edge" (with the guarantee) or "entry" (literal to the paper).
@@ -109,6 +115,7 @@ class ConnasConfig:
     alpha_weight_decay: float = 1e-3
     alpha_betas: tuple[float, float] = (0.5, 0.999)
     alpha_optimizer: Literal["adam", "sgd"] = "adam"
+    turn: Literal["gradient", "update"] = "gradient"
     rescale: float = 1.2
     epsilon: float = 1e-3
     norm: Norm = "edge"
@@ -116,6 +123,7 @@ class ConnasConfig:
     temperature: float = 10.0
     final_temperature: float = 0.1
     path_steps: int = 0
+    candidates: int = 1
     recalibration_batches: int = RECALIBRATION_BATCHES
     recalibration_batch_size: int = RECALIBRATION_BATCH_SIZE
     seed: int = 0
@@ -123,7 +131,7 @@ class ConnasConfig:
     def __post_init__(self) -> None:
         positive = (
             "epochs", "batch_size", "learning_rate", "alpha_learning_rate", "epsilon", "temperature",
-            "final_temperature", "recalibration_batches", "recalibration_batch_size",
+            "final_temperature", "candidates", "recalibration_batches", "recalibration_batch_size",
         )  # fmt: skip
         for name in positive:
             if not getattr(self, name) > 0:
@@ -144,6 +152,8 @@ class ConnasConfig:
             raise ConfigurationError(
                 f"ConNAS: unknown norm {self.norm!r} or constraints {self.constraints!r}"
             )
+        if self.turn not in ("gradient", "update"):
+            raise ConfigurationError(f"ConNAS: unknown turn {self.turn!r}")
         if self.alpha_optimizer not in ("adam", "sgd"):
             raise ConfigurationError(f"ConNAS: unknown alpha_optimizer {self.alpha_optimizer!r}")
 
@@ -152,11 +162,12 @@ class ConnasConfig:
         """Settings for a few hundred steps on a small data set instead of the paper's 24,000.
 
         Alphas move faster and the temperature starts lower, so that the choice has been made before the end; single
-        paths are trained beside the mixture (see `path_steps`). Checked on 8x8 digits with `Image2d`.
+        paths are trained beside the mixture (see `path_steps`); constraints turn Adam's update (see `turn`), and
+        several candidates are scored per epoch. Checked on 8x8 digits with `Image2d`.
         """
         return cls(
             epochs=epochs, batch_size=batch_size, seed=seed, learning_rate=0.05, final_learning_rate=0.005,
-            alpha_learning_rate=0.1, temperature=5.0, path_steps=3,
+            alpha_learning_rate=0.1, temperature=5.0, path_steps=3, turn="update", epsilon=1.0, candidates=4,
         )  # fmt: skip
 
     @property
@@ -235,6 +246,7 @@ class Alphas:
 
     Attributes:
         values: per choice a float32 tensor of logits.
+        tested: the architecture that the latest step tested, and whether it keeps the budgets.
     """
 
     def __init__(
@@ -248,6 +260,7 @@ class Alphas:
     ) -> None:
         self.decode, self.cost, self.config = decode, cost, config
         self.limits = Limits.of(cost, budgets)
+        self.tested: tuple[Architecture, bool] = ((), False)
         generator = torch.Generator().manual_seed(config.seed)
         self.values = [
             (_INITIAL_SPREAD * torch.randn(size, generator=generator)).to(device).requires_grad_()
@@ -295,6 +308,7 @@ class Alphas:
         """
         architecture = self.architecture()
         prices = self.cost.price(np.array([architecture], dtype=np.int64))
+        self.tested = (architecture, bool(self.limits.keeps(prices)[0]))
         over = self.limits.violations(prices)[0]
         log: dict[str, float] = {"opposed": 0.0}
         for budget, column, violation in zip(self.limits.budgets, self.limits.columns, over, strict=True):
@@ -326,20 +340,42 @@ class Alphas:
             gradients: per choice (candidates,); None counts as zero.
 
         Returns:
-            log values: those of `directions`, `gradient/raw` and `gradient/modified` (norms over all choices), and
-            `entropy` before the step.
+            log values: those of `directions`, `gradient/raw` and `gradient/modified` (norms over all choices; with
+            `turn="update"` the latter is the norm of the turned update), and `entropy` before the step.
         """
         directions, log = self.directions()
         log["entropy"] = self.entropy()
-        raw, modified = 0.0, 0.0
-        for alpha, gradient, toward in zip(self.values, gradients, directions, strict=True):
-            g = np.zeros(len(alpha)) if gradient is None else gradient.detach().cpu().double().numpy()
-            turned = modified_gradient(g, toward, self.config.rescale, self.config.epsilon, self.config.norm)
-            alpha.grad = torch.as_tensor(turned, dtype=alpha.dtype).to(alpha.device)
-            raw += float(g @ g)
-            modified += float(turned @ turned)
+        raw = [
+            np.zeros(len(a)) if g is None else _to_numpy(g)
+            for a, g in zip(self.values, gradients, strict=True)
+        ]
+        if self.config.turn == "update":
+            updates = self._updates(raw)
+            turned = self._turned(updates, directions)
+            with torch.no_grad():
+                for alpha, update, new in zip(self.values, updates, turned, strict=True):
+                    alpha -= _like(self.config.alpha_learning_rate * (new - update), alpha)
+        else:
+            turned = self._turned(raw, directions)
+            self._updates(turned)
+        return {**log, "gradient/raw": _norm(raw), "gradient/modified": _norm(turned)}
+
+    def _turned(self, gradients: Sequence[Floats], directions: Sequence[Floats]) -> list[Floats]:
+        """Gradients, or an optimiser's updates, turned towards feasibility."""
+        config = self.config
+        return [
+            modified_gradient(g, d, config.rescale, config.epsilon, config.norm)
+            for g, d in zip(gradients, directions, strict=True)
+        ]
+
+    def _updates(self, gradients: Sequence[Floats]) -> list[Floats]:
+        """Let the optimiser make its step with these gradients; gives what it subtracted, per learning rate."""
+        before = [_to_numpy(alpha) for alpha in self.values]
+        for alpha, gradient in zip(self.values, gradients, strict=True):
+            alpha.grad = _like(gradient, alpha)
         self.optimizer.step()
-        return {**log, "gradient/raw": math.sqrt(raw), "gradient/modified": math.sqrt(modified)}
+        rate = self.config.alpha_learning_rate
+        return [(old - _to_numpy(alpha)) / rate for old, alpha in zip(before, self.values, strict=True)]
 
     def tensors(self) -> dict[str, Tensor]:
         """Alphas and their optimiser's state, for a checkpoint."""
@@ -429,11 +465,12 @@ def connas_search(
         run.load(checkpoint, settings)
 
     for epoch in range(run.epoch, config.epochs):
-        run.train_epoch(epoch, inputs, labels, inputs_val, labels_val, relaxation)
+        passed = run.train_epoch(epoch, inputs, labels, inputs_val, labels_val, relaxation)
         architecture = alphas.architecture()
         if epoch >= max(config.anneal_epochs, config.warmup_epochs):
-            loss, right = evaluate_inherited(supernet, architecture, x_val, y_val, recalibration)
-            run.note_candidate(_Recorded(epoch, architecture, loss, right))
+            for candidate in (architecture, *passed)[: config.candidates]:
+                loss, right = evaluate_inherited(supernet, candidate, x_val, y_val, recalibration)
+                run.note_candidate(_Recorded(epoch, candidate, loss, right))
         run.epoch = epoch + 1
         if checkpoint is not None:
             run.save(checkpoint, settings)
@@ -488,9 +525,14 @@ class _Run:
         inputs_val: Tensor,
         labels_val: Tensor,
         relaxation: Relaxation,
-    ) -> None:
-        """One pass over the training data; after the warm-up each weight step is followed by an alpha step."""
+    ) -> list[Architecture]:
+        """One pass over the training data; after the warm-up each weight step is followed by an alpha step.
+
+        Returns:
+            the architectures within budgets that the steps passed, latest first, without the one at the end.
+        """
         config = self.config
+        passed: dict[Architecture, None] = {}
         temperature = config.temperature_at(epoch)
         rate = cosine(config.learning_rate, config.final_learning_rate, epoch / max(1, config.anneal_epochs))
         for group in self.optimizer.param_groups:
@@ -530,6 +572,11 @@ class _Run:
                 # Asking for the alphas alone spares the weights' gradients.
                 gradients = torch.autograd.grad(loss, self.alphas.values, allow_unused=True)
                 self.rows.append((epoch, {**values, **self.alphas.step(gradients)}))
+                architecture, kept = self.alphas.tested
+                if kept:
+                    passed.pop(architecture, None)  # the latest visit counts
+                    passed[architecture] = None
+        return [a for a in reversed(passed) if a != self.alphas.architecture()]
 
     def _weight_step(self, loss: Tensor) -> None:
         self.optimizer.zero_grad()
@@ -538,7 +585,8 @@ class _Run:
 
     def note_candidate(self, candidate: _Recorded) -> None:
         self.recorded.append(candidate)
-        self.rows[-1][1].update({"candidate/loss": candidate.loss, "candidate/accuracy": candidate.accuracy})
+        self.rows[-1][1].setdefault("candidate/loss", candidate.loss)
+        self.rows[-1][1].setdefault("candidate/accuracy", candidate.accuracy)
 
     def line(self, architecture: Architecture) -> str:
         """One line for people about the epoch that has ended."""
@@ -588,6 +636,18 @@ class _Run:
             (int(row[0]), {c: v for c, v in zip(columns, row[1:], strict=True) if not math.isnan(v)})
             for row in found.tensors["history"].tolist()
         ]
+
+
+def _to_numpy(tensor: Tensor) -> Floats:
+    return np.asarray(tensor.detach().cpu().double().numpy(), dtype=np.float64)
+
+
+def _like(values: Floats, tensor: Tensor) -> Tensor:
+    return torch.as_tensor(values, dtype=tensor.dtype).to(tensor.device)
+
+
+def _norm(vectors: Sequence[Floats]) -> float:
+    return math.sqrt(sum(float(v @ v) for v in vectors))
 
 
 def _padded(rows: Floats, size: int) -> Floats:

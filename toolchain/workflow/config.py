@@ -100,13 +100,17 @@ class SearchSection(_Section):
     method: Literal["connas", "evolution", "random"] = Field(
         "connas", description="docs/cli.md, search methods"
     )
-    epochs: int = Field(
-        30, ge=1, description="connas: passes over the training set; others: supernet training"
+    preset: Literal["quick", "paper"] = Field(
+        "quick",
+        description="connas: settings for minutes on a CPU, or the paper's (150 epochs); the keys below override",
     )
-    batch_size: int = Field(64, ge=1, description="samples per step")
-    learning_rate: float = Field(0.025, gt=0, description="weights of the supernet (SGD)")
-    alpha_learning_rate: float = Field(0.02, gt=0, description="connas: architecture weights (Adam)")
-    rescale: float = Field(1.2, gt=0, description="connas: R, weight of the feasibility direction")
+    epochs: int | None = Field(
+        None, ge=1, description="connas: passes over the training set; others: of the supernet"
+    )
+    batch_size: int | None = Field(None, ge=1, description="samples per step")
+    learning_rate: float | None = Field(None, gt=0, description="weights of the supernet (SGD)")
+    alpha_learning_rate: float | None = Field(None, gt=0, description="connas: architecture weights (Adam)")
+    rescale: float = Field(1.2, gt=1, description="connas: R, weight of the feasibility direction")
     margin: float = Field(
         10.0,
         ge=0,
