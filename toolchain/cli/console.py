@@ -38,12 +38,14 @@ class _Console(Console):
 
 
 def stdout() -> Console:
-    """Results go here. Text is text, whatever brackets and colons it has; the terminal wraps long lines itself."""
-    return _console(sys.stdout)
+    """Results go here. Text is text, whatever brackets and colons it has; a terminal's long lines break at words."""
+    console = _console(sys.stdout)
+    console.soft_wrap = not console.is_terminal
+    return console
 
 
 def stderr() -> Console:
-    """Progress, notes and errors go here."""
+    """Progress, notes and errors go here. Long lines stay in one piece, so that paths can be copied."""
     return _console(sys.stderr)
 
 
@@ -91,19 +93,23 @@ def print_table(
     for row in rows:
         table.add_row(*(Text(row[index]) for index in shown))
     console.print(Text(title, style="bold"))
-    if shown:
-        console.print(table, soft_wrap=not console.is_terminal)
+    if shown and console.is_terminal:
+        console.print(table)
+    elif shown:
+        with console.capture() as rendered:
+            console.print(table)
+        console.print("\n".join(line.rstrip() for line in rendered.get().splitlines()))
     if notes:
         console.print(notes)
     console.print()
 
 
 def print_error(message: str, remedy: str = "") -> None:
-    """What happened, and what to do about it."""
+    """What happened, and what to do about it: one line each."""
     console = stderr()
-    console.print(Text.assemble(("error:", "bold red"), f" {message}"))
+    console.print(Text.assemble(("error:", "bold red"), " ", " ".join(message.splitlines())))
     if remedy:
-        console.print(Text.assemble(("remedy:", "bold"), f" {remedy}"))
+        console.print(Text.assemble(("remedy:", "bold"), " ", " ".join(remedy.splitlines())))
 
 
 class ProgressDisplay:

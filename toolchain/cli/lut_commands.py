@@ -47,7 +47,7 @@ def show(
     shown = rows[:limit] if limit else rows
     if as_json:
         print_json(
-            "lut",
+            "lut show",
             {
                 "stacks": {s.fingerprint: s.as_dict() for s in stacks},
                 "rows": [_as_dict(row) for row in shown],
@@ -98,7 +98,9 @@ def merge_command(
     reports = {}
     for source in sources:
         if source.resolve() == table.resolve():
-            raise ConfigurationError(f"{source} cannot be merged into itself")
+            raise ConfigurationError(f"{source} cannot be merged into itself", remedy="name another table")
+        if not source.exists():  # before the table is made
+            raise ConfigurationError(f"there is no file {source}", remedy="check the path")
     with Lut.open(table) as lut:
         for source in sources:
             if source.suffix in (".csv", ".json", ".parquet"):
@@ -108,7 +110,7 @@ def merge_command(
                     reports[str(source)] = merge(lut, other)
     if as_json:
         print_json(
-            "merge",
+            "lut merge",
             {
                 "sources": {
                     name: {
@@ -141,11 +143,11 @@ def diff_command(
     with Lut.open(left, read_only=True) as a, Lut.open(right, read_only=True) as b:
         found = [d for d in diff(a, b) if not _within(d, tolerance)]
     if as_json:
-        print_json("diff", {"differences": [_difference(d) for d in found]})
+        print_json("lut diff", {"differences": [_difference(d) for d in found]})
         return
     for difference in found:
         stdout().print(describe(difference))
-    stdout().print(f"{len(found)} rows differ")
+    stdout().print("1 row differs" if len(found) == 1 else f"{len(found)} rows differ")
 
 
 def _calibration_text(row: CalibrationRow) -> str:
