@@ -122,3 +122,34 @@ def test_an_onnx_file_needs_its_packages(finished: Path) -> None:
     project = open_project(finished)
     with pytest.raises(ConfigurationError, match=r"model_float.onnx was not exported.*boardfit\[onnx\]"):
         run(project)
+
+
+def test_int8_onnx_may_err_elsewhere_but_not_more(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its reference is the float graph: other answers are no breach, fewer right ones are."""
+    project = open_project(finished)
+    labels = project.data.y["test"]
+
+    def scores(wrong: slice) -> Array:
+        answers = labels.copy()
+        answers[wrong] = (answers[wrong] + 1) % 3
+        return np.eye(3, dtype=np.float32)[answers]
+
+    class Session:
+        model_format = "onnx"
+        wrong = slice(2, 4)
+
+        def run(self, model: bytes, inputs: Array) -> Array:
+            return scores(self.wrong)
+
+    session: Any = Session()
+    monkeypatch.setattr(stage, "run_float", lambda graph, x: scores(slice(0, 2)))
+    check = stage._check_outputs(project, session, b"", "model_int8.onnx")
+    assert check["agreement"] == (len(labels) - 4) / len(labels)
+    assert check["accuracy"] == (len(labels) - 2) / len(labels)
+    with pytest.raises(VerificationError, match="the limit is 97 %"):
+        stage._check_outputs(project, session, b"", "model_float.onnx")
+    session.wrong = slice(2, 8)
+    with pytest.raises(
+        VerificationError, match=r"75\.0 % of 24 answers are right, by the float reference 91\.7 %"
+    ):
+        stage._check_outputs(project, session, b"", "model_int8.onnx")
