@@ -462,3 +462,26 @@ def test_progress_off_a_terminal_is_sparse(
         "search: 20/25 loss 1.5",
         "search: 25/25 loss 1.5",
     ]
+
+
+def test_the_whole_loop(boardfit: Command, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolchain.workflow.export._ONNX_PACKAGES", ("a_package_that_is_not_there",))
+    edit(tiny, "[training]\nepochs = 1\n", "[training]\nepochs = 12\n")
+    outcome = boardfit("run", "-C", tiny, "--json")
+    assert outcome.code == 0, outcome.err
+    document = outcome.document
+    assert document["kind"] == "run"
+    assert {"profile", "search", "export", "deploy"} <= {*document}
+    assert document["export"]["verified"]
+    assert all(row["ok"] is not False for row in document["deploy"]["rows"])
+    stages = [line.partition(":")[0] for line in outcome.err.splitlines()]
+    assert len(stages) < 20
+    assert {"profile", "calibrate", "search"} <= {*stages}
+    for stage in ("search", "export", "deploy"):
+        found = boardfit(stage, "-C", tiny, "--json")
+        assert (found.code, found.document["kind"]) == (0, stage)
+    text = boardfit("run", "-C", tiny).out
+    for part in ("Network found by connas", "Verification on the test split", "Predicted and measured"):
+        assert part in text
+    edit(tiny, 'name = "tiny"', 'name = "renamed"')
+    assert boardfit("doctor", "-C", tiny).code == 0

@@ -84,7 +84,7 @@ def print_table(
 ) -> None:
     """A titled table on stdout. Columns whose name ends in "|" are aligned right; empty ones are left out."""
     console = stdout()
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     shown = [index for index in range(len(columns)) if any(row[index] for row in rows)]
     for index in shown:
         name = columns[index]

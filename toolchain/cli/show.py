@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from toolchain.cli.console import print_json, print_table, stdout
-from toolchain.units import format_value
+from toolchain.units import BUDGET_METRICS, format_value
 
 if TYPE_CHECKING:  # the workflow takes seconds to import (torch), and `boardfit --help` needs none of it
     from profilers.calibrate import Calibration
@@ -104,7 +104,7 @@ def search(outcome: SearchOutcome, as_json: bool) -> None:
     )
     limits = {b.metric: b.bound for b in outcome.budgets}
     rows = []
-    for metric, value in outcome.predicted.items():
+    for metric, value in sorted(outcome.predicted.items(), key=_rank):
         bound = limits.get(metric)
         checked = outcome.exact.get(metric)
         rows.append(
@@ -157,7 +157,7 @@ def infeasible(error: InfeasibleError, nearest: str, as_json: bool) -> None:
             format_value(metric, error.nearest_costs[metric]) if metric in error.nearest_costs else "-",
             "binds" if metric in error.binding else "-",
         )
-        for metric, value in error.least.items()
+        for metric, value in sorted(error.least.items(), key=_rank)
     ]
     if rows:
         print_table(
@@ -174,20 +174,23 @@ def export(outcome: ExportOutcome, as_json: bool) -> None:
         print_json("export", _export_json(outcome))
         return
     title = f"Files in {outcome.folder}" + (" (nothing changed: the earlier files)" if outcome.reused else "")
-    print_table(title, ("file", "bytes|"), [(name, f"{size:,}") for name, size in outcome.files.items()])
     print_table(
-        "Verification on the test split",
+        title, ("file", "bytes|"), [(name, f"{size:,}") for name, size in sorted(outcome.files.items())]
+    )
+    sizes = {row.samples for row in outcome.verification.rows if row.samples}
+    print_table(
+        "Verification on the test split"
+        + "".join(f" ({_count(size, 'sample')})" for size in sizes if len(sizes) == 1),
         (
             "compared",
             "status",
-            "samples|",
-            "values differ|",
+            *(["samples|"] if len(sizes) > 1 else []),
+            "differ|",
             "max error|",
-            "top-1 agrees|",
+            "top-1|",
             "accuracy|",
-            "limit",
         ),
-        [_verification_cells(row) for row in outcome.verification.rows],
+        [_verification_cells(row, len(sizes) > 1) for row in outcome.verification.rows],
     )
     for row in outcome.verification.rows:
         if row.reason:
@@ -299,6 +302,12 @@ def _stack_note(stack: Stack) -> None:
     stdout().print(f"stack {stack.fingerprint}: {fields}")
 
 
+def _rank(item: tuple[str, float]) -> int:
+    """Metrics in the order of the budgets, whether a result is fresh or was read from a file."""
+    known = [metric for metric, _ in BUDGET_METRICS.values()]
+    return known.index(item[0]) if item[0] in known else len(known)
+
+
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
@@ -307,19 +316,18 @@ def _shape(shape: Sequence[int]) -> str:
     return "x".join(str(d) for d in shape)
 
 
-def _verification_cells(row: Comparison) -> tuple[str, ...]:
+def _verification_cells(row: Comparison, samples: bool) -> tuple[str, ...]:
     def number(value: float | int | None, form: str) -> str:
         return "-" if value is None else format(value, form)
 
     return (
-        row.name,
+        row.name + (f"\n  {row.limit}" if row.limit else ""),
         row.status.upper() if row.status == "failed" else row.status,
-        str(row.samples) if row.samples else "-",
+        *([str(row.samples) if row.samples else "-"] if samples else []),
         number(row.differing, ","),
         number(row.max_error, ".2g"),
         "-" if row.agreement is None else f"{100 * row.agreement:.1f} %",
         "-" if row.accuracy is None else f"{100 * row.accuracy:.2f} %",
-        row.limit,
     )
 
 

@@ -83,7 +83,7 @@ def _machine(folder: Path) -> Iterator[Check]:
     remedy = "" if status == "ok" else f"free {_NEEDED_DISK_BYTES / 1e9:.1f} GB beside {existing}"
     yield Check("free disk", status, f"{free / 1e9:.1f} GB", remedy)
     cache = cache_folder()
-    if os.access(_existing(cache), os.W_OK):
+    if _existing(cache).is_dir() and os.access(_existing(cache), os.W_OK):
         yield Check("cache", "ok", str(cache))
     else:
         yield Check(
