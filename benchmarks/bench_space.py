@@ -1,4 +1,6 @@
-"""Seconds from nothing to the operator table of the ConNAS space (1.94 billion architectures), one thread.
+"""Seconds from nothing to the operator table of the ConNAS space (1.94 billion architectures; aim: under 20 s).
+
+One torch thread.
 
 Run: python benchmarks/bench_space.py
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 
 import numpy as np
 import pytest
@@ -131,9 +130,8 @@ def test_shapes_translate_both_ways(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.slow
-def test_the_operator_table_of_the_connas_space_builds_in_20_seconds() -> None:
-    begin = time.process_time()
+def test_the_operator_table_of_the_connas_space_is_whole() -> None:
+    """How long it takes is printed by benchmarks/bench_space.py: no test asserts a time."""
     chain = ConNAS1d().chain("int8")
-    assert time.process_time() - begin < 20
     assert sum(len(arcs) for arcs in chain.arcs) == 1 + 14 + 3 * 7 * 14 + 4 * 7 * 15 + 7
     assert len(chain.operators) == 610

@@ -126,9 +126,17 @@ def test_an_edited_result_is_noticed(finished: Path) -> None:
 
 
 def test_a_damaged_checkpoint_names_the_way_out(finished: Path) -> None:
-    (checkpoint,) = (finished / "results" / "checkpoints").glob("connas-*")
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    def interrupt(stage: str, done: int, total: int, note: str) -> None:
+        if (stage, done) == ("search", 1):
+            raise KeyboardInterrupt
+
+    folder = finished / "results" / "checkpoints"
+    assert not list(folder.glob("connas-*"))  # a finished search leaves none
     (finished / "results" / "search.json").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        search(open_project(finished), progress=interrupt)
+    (checkpoint,) = folder.glob("connas-*")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
     with pytest.raises(ConfigurationError, match=r"damaged.*delete the file"):
         search(open_project(finished))
     assert search(open_project(finished), force=True).score >= 0.0

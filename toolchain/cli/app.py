@@ -155,6 +155,7 @@ def deploy(
 @app.command()
 def run(
     project: Folder = Path("."),
+    budget: Budgets = None,
     force: Force = False,
     wait: Wait = False,
     as_json: Json = False,
@@ -166,7 +167,7 @@ def run(
 
     opened = open_project(project)
     with _explained(opened, as_json), ProgressDisplay() as progress:
-        outcome = run_all(opened, progress=progress, force=force, wait=wait)
+        outcome = run_all(opened, progress=progress, budgets=_budgets(budget), force=force, wait=wait)
     show.run(outcome, as_json)
     outcome.export.verification.raise_for_breach()
     raise_for_budgets(outcome.deploy.rows)

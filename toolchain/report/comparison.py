@@ -68,9 +68,6 @@ class ComparisonRow:
         )
 
 
-COLUMNS = ("metric", "budget|", "predicted|", "measured|", "error|", "evidence of measured", "budget is")
-
-
 def compare(
     budgets: Iterable[Budget], predicted: Mapping[str, float], measured: Mapping[str, Measurement]
 ) -> tuple[ComparisonRow, ...]:

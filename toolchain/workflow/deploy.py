@@ -120,8 +120,9 @@ def deploy(
         progress("deploy", 2, 3, "measuring")
         latency = _measure(session, model, wait)
         progress("deploy", 3, 3, "")
-        graph = _read(project, INT8_TFLITE if precision == "int8" else FLOAT_TFLITE)
-        measured = {LATENCY: latency, **_computed(graph, len(model), name)}
+        tflite = INT8_TFLITE if precision == "int8" else FLOAT_TFLITE
+        graph = _read(project, tflite)
+        measured = {LATENCY: latency, **_computed(graph, tflite)}
         budgets = tuple(Budget(b["metric"], b["bound"]) for b in found["budgets"])
         predicted = {k: v for k, v in found["predicted"].items() if k in measured}
         speed = _remember(project, session, exported["text"], graph, latency)
@@ -243,11 +244,15 @@ def _measure(session: Session, model: bytes, wait: bool) -> Measurement:
     return result.measurement
 
 
-def _computed(graph: Graph, flash_bytes: int, name: str) -> dict[str, Measurement]:
-    """Bytes, MACs and parameters of the deployed file: exact, from the file itself."""
-    costs = {**graph_costs(graph), "flash_bytes": flash_bytes}
+def _computed(graph: Graph, tflite: str) -> dict[str, Measurement]:
+    """Bytes, MACs and parameters of the network's .tflite file: exact, from the graph that was read from it.
+
+    Flash and RAM mean that file on every target, also where another runtime's file is deployed (docs/cli.md): they are
+    what a microcontroller would need.
+    """
+    costs = graph_costs(graph)
     return {
-        metric: Measurement(metric, float(costs[metric]), Evidence.COMPUTED, details={"file": name})
+        metric: Measurement(metric, float(costs[metric]), Evidence.COMPUTED, details={"file": tflite})
         for metric in ("flash_bytes", "ram_bytes", "params", "macs")
     }
 

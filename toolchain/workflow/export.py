@@ -83,7 +83,7 @@ def export(project: Project, *, progress: Progress = silent, force: bool = False
     if stored is not None and changed_file(project, stored) is None:
         return _from_record(project, stored)
     if force:
-        project.checkpoint(f"train-{inputs}.safetensors").unlink(missing_ok=True)
+        _checkpoint(project, inputs).unlink(missing_ok=True)
     project.drop_record(STAGE)  # from here on the files are no longer those of an earlier record
     module, epochs, best = _train(project, architecture, inputs, progress)
     graph = lower(module, project.space.input_shape)
@@ -110,6 +110,7 @@ def export(project: Project, *, progress: Progress = silent, force: bool = False
         written = (*outcome.files, WEIGHTS, MODEL_JSON)
         digests = {name: _digest(project.model_folder / name) for name in written}
         project.write_record(STAGE, inputs, {**_as_record(outcome), "sha256": digests})
+        _checkpoint(project, inputs).unlink(missing_ok=True)
     return outcome
 
 
@@ -117,8 +118,13 @@ def export_inputs(project: Project, architecture: Architecture) -> str:
     """Fingerprint of everything that the files depend on."""
     return fingerprint(
         architecture, project.config.training.model_dump(), project.space_fingerprint,
-        project.config.project.seed, project.data.fingerprint, _wanted_files(project),
+        project.config.project.seed, project.config.project.threads, project.data.fingerprint, _wanted_files(project),
     )  # fmt: skip
+
+
+def _checkpoint(project: Project, inputs: str) -> Path:
+    """Where an unfinished training lies."""
+    return project.checkpoint(f"train-{inputs}.safetensors")
 
 
 def _train(
@@ -140,7 +146,7 @@ def _train(
         learning_rate=settings.learning_rate,
         seed=seed,
         progress=lambda done, total, note: progress("train", done, total, note),
-        checkpoint=project.checkpoint(f"train-{inputs}.safetensors"),
+        checkpoint=_checkpoint(project, inputs),
         resume=True,
     )
     return module.eval(), settings.epochs, report.best_epoch

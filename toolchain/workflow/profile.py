@@ -141,7 +141,17 @@ def _calibrate(
         wait=wait,
     )
     kept = lut.calibration(session.stack, LATENCY)
-    if kept is not None and not report.measured and not operators_changed:
+    newest = max(
+        (
+            row.outcome.taken_at
+            for row in lut.rows(session.stack, LATENCY, subject="network")
+            if isinstance(row.subject, Network) and row.subject.name in graphs
+        ),
+        default="",
+    )
+    # A run that was killed between the last network and the fit leaves an older calibration behind.
+    fresh = kept is not None and kept.created_at >= newest
+    if kept is not None and fresh and not report.measured and not operators_changed:
         return report, Calibration.from_json(kept.text)
     table = steady_table(lut, session.stack, LATENCY)
     values = {subject: value for subject, value in table.values.items() if isinstance(subject, Operator)}

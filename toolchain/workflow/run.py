@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from toolchain.units import Budget, QuantileBudget
 from toolchain.workflow.deploy import DeployOutcome, deploy
 from toolchain.workflow.export import ExportOutcome, export
 from toolchain.workflow.profile import ProfileOutcome, profile
@@ -22,17 +23,25 @@ class RunOutcome:
 
 
 def run(
-    project: Project, *, progress: Progress = silent, force: bool = False, wait: bool = False
+    project: Project,
+    *,
+    progress: Progress = silent,
+    budgets: tuple[Budget | QuantileBudget, ...] = (),
+    force: bool = False,
+    wait: bool = False,
 ) -> RunOutcome:
     """All four stages in order. Stages whose inputs did not change are not done again, unless forced; measuring the
     deployed network always is.
+
+    Args:
+        budgets: replace those of the project file metric by metric.
 
     Raises:
         VerificationError: the exported files do not agree; nothing is deployed then.
         BoardfitError: as the stages do.
     """
     profiled = profile(project, progress=progress, wait=wait)
-    found = search(project, progress=progress, force=force)
+    found = search(project, progress=progress, budgets=budgets, force=force)
     exported = export(project, progress=progress, force=force)
     exported.verification.raise_for_breach()
     deployed = deploy(project, progress=progress, wait=wait)

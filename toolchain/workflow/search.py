@@ -105,15 +105,15 @@ def search(
     )
     if force:
         checkpoint.unlink(missing_ok=True)
+    strict = tightened(limits, project.config.search.margin)
     started = time.monotonic()
     try:
-        result = _run(
-            project, costs, tightened(limits, project.config.search.margin), method, checkpoint, progress
-        )
-    except InfeasibleError:
-        project.drop_record(
-            STAGE
-        )  # an earlier winner does not keep these budgets: nobody shall go on with it
+        result = _run(project, costs, strict, method, checkpoint, progress)
+    except InfeasibleError as error:
+        # An earlier winner does not keep these budgets: nobody shall go on with it.
+        project.drop_record(STAGE)
+        if strict != limits:
+            error.message += f" (latency budgets less search.margin, {project.config.search.margin:g} %)"
         raise
     outcome = SearchOutcome(
         architecture=result.architecture,
@@ -135,6 +135,7 @@ def search(
     values = asdict(replace(outcome, rows=()))
     history = [{"step": h.step, "epoch": h.epoch, **h.values} for h in result.history]
     project.write_record(STAGE, inputs, {**values, "history": history})
+    checkpoint.unlink(missing_ok=True)
     return outcome
 
 
@@ -176,7 +177,9 @@ def search_inputs(
     """Fingerprint of everything that the answer depends on: settings, data, space, budgets and prices."""
     return fingerprint(
         project.config.search.model_dump(),
+        asdict(connas_config(project.config.search, project.config.project.seed)),
         project.config.project.seed,
+        project.config.project.threads,
         project.data.fingerprint,
         project.space_fingerprint,
         project.config.target.precision,
