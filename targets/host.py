@@ -371,11 +371,12 @@ class _BestAnchor:
     def _read(self) -> dict[str, float]:
         best: dict[str, float] = {}
         for key, entry in self._entries().items():
+            if not isinstance(entry, dict):
+                continue
             try:
-                assert isinstance(entry, dict)
                 age = datetime.now(UTC) - datetime.fromisoformat(entry["at"])
                 value = float(entry["us"])
-            except (AssertionError, KeyError, TypeError, ValueError):
+            except (KeyError, TypeError, ValueError):
                 continue
             if value > 0 and age.days < _BEST_ANCHOR_DAYS:
                 best[key] = value

@@ -186,7 +186,7 @@ def sample_window(
         try:
             call()  # the first call of a kernel may prepare, allocate or pack
             loops[key], warm[key], counts[key] = _sizes(call, settings, clock)
-        except Exception as error:
+        except Exception as error:  # a kernel raises what its engine raises; the reason is kept in `broken`
             broken[key] = _reason(error)
     samples: dict[str, list[float]] = {key: [] for key in loops}
     order = list(loops)
@@ -199,7 +199,7 @@ def sample_window(
             try:
                 _loop(kernels[key], warm[key], clock)
                 samples[key].append(_loop(kernels[key], loops[key], clock) / loops[key] / 1e3)
-            except Exception as error:
+            except Exception as error:  # as above
                 broken[key] = _reason(error)
     kept = {key: tuple(values) for key, values in samples.items() if key not in broken}
     return Window(kept, loops, broken)
@@ -268,7 +268,7 @@ def measure(
         for key, load in group.loaders:
             try:
                 calls[key] = load()
-            except Exception as error:
+            except Exception as error:  # whatever a loader raises is the reason why this kernel has no time
                 yield Failure(key, _reason(error))
         if not calls:
             continue

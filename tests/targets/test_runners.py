@@ -102,6 +102,8 @@ def test_several_inputs() -> None:
         loaded = runner.load(tflite_add())
         loaded.invoke()
         np.testing.assert_array_equal(loaded.run(a, b), a + b)
+        with pytest.raises(ConfigurationError, match="hold 2, 1 samples"):
+            loaded.run(a, b[:1])
 
 
 def test_an_open_batch_runs_at_once() -> None:
