@@ -83,6 +83,10 @@ _TORCH: Final = """\
     return run
 """
 
+_INTERPRETERS: Final[Mapping[str, tuple[str, str]]] = {
+    "litert": ("ai_edge_litert", "ai-edge-litert"),
+    "tflite-runtime": ("tflite_runtime", "tflite-runtime"),
+}
 _LAYOUT: Final[Mapping[ModelFormat, str]] = {"tflite": "NHWC", "onnx": "NCHW", "pt2": "NCHW"}
 
 
@@ -93,7 +97,7 @@ def runner_files(
 
     Args:
         model: the model file.
-        runtime: "litert", "onnxruntime" or "torch".
+        runtime: "litert", "tflite-runtime", "onnxruntime" or "torch".
         runtime_version: the version that the model was checked with; the requirements pin it.
         threads: of one inference.
         kernels: of the runtime, as in the stack ("reference" is LiteRT's other choice).
@@ -101,13 +105,12 @@ def runner_files(
     Raises:
         ConfigurationError: another runtime; there is nothing to deploy for it.
     """
-    if runtime == "litert":
-        name, package, layout = "model.tflite", "ai-edge-litert", _LAYOUT["tflite"]
+    if runtime in _INTERPRETERS:
+        module, package = _INTERPRETERS[runtime]
+        name, layout = "model.tflite", _LAYOUT["tflite"]
         reference = kernels == "reference"
         imports = (
-            "from ai_edge_litert.interpreter import Interpreter"
-            + (", OpResolverType" if reference else "")
-            + "\n"
+            f"from {module}.interpreter import Interpreter" + (", OpResolverType" if reference else "") + "\n"
         )
         resolver = ", experimental_op_resolver_type=OpResolverType.BUILTIN_REF" if reference else ""
         load = _LITERT.format(threads=threads, resolver=resolver)

@@ -41,12 +41,24 @@ class _Engine:
     threads: bool  # the number of threads can be chosen
     make: Callable[[int, str], Runner]
     timed: bool = True
+    fallback: tuple[str, str] | None = (
+        None  # module and distribution that do where the first ones are not installed
+    )
+
+    def installed(self) -> str:
+        """The distribution that is installed, or an empty text; imports nothing."""
+        pairs = [(self.module, self.distribution), *([self.fallback] if self.fallback else [])]
+        for module, distribution in pairs:
+            if importlib.util.find_spec(module) is not None:
+                return distribution
+        return ""
 
 
 _ENGINES: Final[Mapping[str, _Engine]] = {
     "cpu:litert": _Engine(
         "LiteRT", "ai_edge_litert", "ai-edge-litert", "tflite", ("xnnpack", "reference"), True,
         lambda threads, kernels: LiteRtRunner(threads=threads, kernels=kernels),
+        fallback=("tflite_runtime", "tflite-runtime"),
     ),
     "cpu:onnxruntime": _Engine(
         "ONNX Runtime", "onnxruntime", "onnxruntime", "onnx", (), True,
@@ -66,17 +78,14 @@ def find() -> list[Target]:
     """The engines, installed or not; imports none of them."""
     found = []
     for url, engine in _ENGINES.items():
-        here = importlib.util.find_spec(engine.module) is not None
-        text = (
-            f"{engine.name} {version(engine.distribution)}".rstrip()
-            if here
-            else f"{engine.name}, not installed"
-        )
+        here = engine.installed()
+        label = engine.name if here in ("", engine.distribution) else here
+        text = f"{label} {version(here)}".rstrip() if here else f"{engine.name}, not installed"
         notes = "" if engine.timed else "outputs and arena only, no timing"
         if not here:
             notes = f"pip install {engine.distribution}, or boardfit[{engine.extra}]"
         where = f" on {cpu_model()}" if engine.timed else " on this machine"
-        found.append(Target(url, url.partition(":")[2], text + (where if here else ""), here, notes))
+        found.append(Target(url, url.partition(":")[2], text + (where if here else ""), bool(here), notes))
     return found
 
 

@@ -1,9 +1,14 @@
-"""LiteRT (TensorFlow Lite) as an engine."""
+"""LiteRT (TensorFlow Lite) as an engine; its predecessor tflite-runtime where only that exists.
+
+Old 32-bit systems have no ai-edge-litert. tflite-runtime is only tried where ai-edge-litert is not installed: with
+numpy 2 it does not work (docs/dependencies.md).
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from targets.runners.common import (
     check_tflite,
@@ -17,6 +22,12 @@ from targets.runners.common import (
 )
 from targets.session import Array, ModelFormat
 
+# Module, distribution, and the runtime's name in a stack, in the order of preference.
+_PACKAGES: Final = (
+    ("ai_edge_litert.interpreter", "ai-edge-litert", "litert"),
+    ("tflite_runtime.interpreter", "tflite-runtime", "tflite-runtime"),
+)
+
 
 class LiteRtRunner:
     """LiteRT (TensorFlow Lite) on the CPU.
@@ -26,23 +37,20 @@ class LiteRtRunner:
         kernels: "xnnpack" (the default of the runtime) or "reference" (plain kernels: slow, close to TFLM).
 
     Raises:
-        DeviceError: ai-edge-litert is not installed.
+        DeviceError: neither ai-edge-litert nor tflite-runtime is installed, or the one that is cannot be imported.
     """
 
     model_format: ModelFormat = "tflite"
 
     def __init__(self, *, threads: int = 1, kernels: str = "xnnpack") -> None:
-        try:
-            from ai_edge_litert import interpreter
-        except ImportError as error:
-            raise missing("LiteRT", "ai-edge-litert", "tflite", error) from error
+        interpreter, distribution, runtime = _interpreter()
         self._make = interpreter.Interpreter
         types = interpreter.OpResolverType
         self._resolver = types.BUILTIN_REF if kernels == "reference" else types.AUTO
         self._threads = threads
         self.stack = {
-            "runtime": "litert",
-            "runtime_version": version("ai-edge-litert"),
+            "runtime": runtime,
+            "runtime_version": version(distribution),
             "kernels": kernels,
             "threads": str(threads),
         }
@@ -89,3 +97,21 @@ class LiteRtModel:
             return out
 
         return run_batched("LiteRT", self.inputs, inputs, once)
+
+
+def _interpreter() -> tuple[Any, str, str]:
+    """(module, distribution, name in a stack) of the first package that is installed."""
+    first: ImportError | None = None
+    for module, distribution, runtime in _PACKAGES:
+        try:
+            return importlib.import_module(module), distribution, runtime
+        except ImportError as error:
+            first = first or error
+            # Installed but broken: say so, rather than measure with something else.
+            if not isinstance(error, ModuleNotFoundError) or error.name not in {
+                module,
+                module.partition(".")[0],
+            }:
+                raise missing("LiteRT", distribution, "tflite", error) from error
+    assert first is not None
+    raise missing("LiteRT", "ai-edge-litert", "tflite", first) from first

@@ -101,6 +101,13 @@ def test_names_that_clash(tmp_path: Path) -> None:
         session.deploy(tflite_conv(), tmp_path / "board", files={"run_model.py": b""})
 
 
+def test_an_old_system_gets_a_script_for_its_package() -> None:
+    files = runner_files(b"", runtime="tflite-runtime", runtime_version="2.14.0", kernels="reference")
+    assert b"from tflite_runtime.interpreter import Interpreter, OpResolverType\n" in files["run_model.py"]
+    assert files["requirements.txt"].startswith(b"tflite-runtime==2.14.0\n")
+    compile(files["run_model.py"], "run_model.py", "exec")
+
+
 def test_a_runtime_without_a_script() -> None:
     with pytest.raises(ConfigurationError, match="tflm"):
         runner_files(b"", runtime="tflm", runtime_version="1")

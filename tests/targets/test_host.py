@@ -196,6 +196,16 @@ def test_targets_are_listed_with_what_is_missing(monkeypatch: pytest.MonkeyPatch
     assert all("pip install" in target.notes for target in list_targets())
 
 
+def test_tflite_runtime_counts_where_there_is_no_litert(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        host.importlib.util, "find_spec", lambda name: name if name == "tflite_runtime" else None
+    )
+    monkeypatch.setattr(host, "version", lambda distribution: f"<{distribution}>")
+    litert = next(target for target in list_targets() if target.url == "cpu:litert")
+    assert (litert.available, litert.notes) == (True, "")
+    assert litert.description.startswith("tflite-runtime <tflite-runtime> on ")
+
+
 @pytest.mark.parametrize("url", ["", "gpu", "cpu:tensorrt", "host:litert"])
 def test_an_unknown_url_lists_the_known_ones(url: str) -> None:
     with pytest.raises(ConfigurationError, match="cpu:litert, cpu:onnxruntime, cpu:torch, host:tflm"):

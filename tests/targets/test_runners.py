@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import pickle
 import random
 import subprocess
 import sys
+import types
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +37,7 @@ from tests.targets.models import (
     tflite_conv,
     tflite_int8_pool,
 )
-from toolchain.errors import ConfigurationError, ModelFileError
+from toolchain.errors import ConfigurationError, DeviceError, ModelFileError
 from toolchain.export.onnx_writer import graph_to_onnx
 
 BATCH = np.random.default_rng(7).normal(size=(3, 8, 8, 4)).astype(np.float32)
@@ -112,6 +114,49 @@ def test_an_open_batch_runs_at_once() -> None:
     assert loaded.inputs[0].shape == (1, 4, 8, 8)
     got = loaded.run(BATCH.transpose(0, 3, 1, 2))
     np.testing.assert_allclose(got.transpose(0, 2, 3, 1), convolution(BATCH), atol=1e-5)
+
+
+@pytest.fixture
+def old_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No ai-edge-litert; a package named tflite-runtime, made of LiteRT's classes."""
+    real = importlib.import_module("ai_edge_litert.interpreter")
+    module = types.ModuleType("tflite_runtime.interpreter")
+    module.Interpreter, module.OpResolverType = real.Interpreter, real.OpResolverType  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tflite_runtime", types.ModuleType("tflite_runtime"))
+    monkeypatch.setitem(sys.modules, "tflite_runtime.interpreter", module)
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
+
+
+@pytest.mark.parametrize("kernels", ["xnnpack", "reference"])
+def test_tflite_runtime_where_there_is_no_litert(old_system: None, kernels: str) -> None:
+    runner = LiteRtRunner(kernels=kernels)
+    assert runner.stack["runtime"] == "tflite-runtime"  # its numbers are not LiteRT's
+    np.testing.assert_allclose(runner.load(tflite_conv()).run(BATCH), convolution(BATCH), atol=1e-5)
+
+
+def test_without_either_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ai_edge_litert", "tflite_runtime"):
+        monkeypatch.setitem(sys.modules, name, None)
+        monkeypatch.setitem(sys.modules, f"{name}.interpreter", None)
+    with pytest.raises(DeviceError, match="LiteRT is not installed") as caught:
+        LiteRtRunner()
+    assert "boardfit[tflite]" in caught.value.remedy
+    assert "ai-edge-litert" in caught.value.remedy
+
+
+def test_a_broken_litert_is_said_not_replaced(old_system: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = ImportError("libstdc++.so.6: cannot open shared object file")
+    real = importlib.import_module
+
+    def load(name: str) -> types.ModuleType:
+        if name.startswith("ai_edge_litert"):
+            raise broken
+        return real(name)
+
+    monkeypatch.setattr("targets.runners.litert.importlib.import_module", load)
+    with pytest.raises(DeviceError, match=r"libstdc"):
+        LiteRtRunner()
 
 
 def test_int8_goes_in_and_comes_out() -> None:
