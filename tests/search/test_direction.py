@@ -35,6 +35,14 @@ def test_worked_directions(costs: tuple[float, ...], bound: float, expected: tup
     np.testing.assert_allclose(direction(costs, bound), expected, atol=1e-6)
 
 
+def test_ties_are_not_broken_by_index() -> None:
+    """The literal passes (1 head, then 2 heads, ...; ties by index) put a bias between two equal candidates."""
+    literal = np.array([3.0, -2.0, -1.0]) / math.sqrt(14)
+    np.testing.assert_allclose(literal, (0.801784, -0.534522, -0.267261), atol=1e-6)
+    ours = direction((10, 20, 20), 5)
+    assert ours[1] == ours[2] != literal[1]
+
+
 def test_two_constraints_are_summed_and_normalised() -> None:
     first, second = direction((1, 2, 3), 2.5), direction((30, 20, 10), 5)
     np.testing.assert_allclose(second, (-0.707107, 0, 0.707107), atol=1e-6)
@@ -74,7 +82,8 @@ def test_the_per_entry_norm_can_move_away() -> None:
     toward = np.array([1.0, 1.0, -1.0]) / math.sqrt(3)
     gradient = np.array([1.0, 1.0, -1.0])
     step = -modified_gradient(gradient, direction((1, 1, 3), 2), norm="entry") @ direction((1, 1, 3), 2)
-    assert step < 0 < -modified_gradient(gradient, direction((1, 1, 3), 2)) @ direction((1, 1, 3), 2)
+    assert step == pytest.approx(-0.433, abs=5e-4)  # R = 1.2: away from feasibility
+    assert -modified_gradient(gradient, direction((1, 1, 3), 2)) @ direction((1, 1, 3), 2) > 0
     assert -modified_gradient(gradient, toward) @ toward > 0
 
 
