@@ -13,6 +13,7 @@ import types
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -164,6 +165,37 @@ def test_int8_goes_in_and_comes_out() -> None:
     want = x.reshape(5, 2, 2, 2, 2, 2).max(axis=(2, 4))
     for runner in (LiteRtRunner(), LiteRtRunner(kernels="reference"), TflmRunner()):
         np.testing.assert_array_equal(runner.load(tflite_int8_pool()).run(x), want)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_engines_use_the_threads_they_are_told_and_never_spin(
+    monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    ort = importlib.import_module("onnxruntime")
+    seen: list[Any] = []
+    session = ort.InferenceSession
+
+    def spy(model: bytes, options: Any, **others: Any) -> Any:
+        seen.append(options)
+        return session(model, options, **others)
+
+    monkeypatch.setattr(ort, "InferenceSession", spy)
+    OnnxRunner(threads=threads).load(onnx_conv())
+    (options,) = seen
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (threads, 1)
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+    litert = importlib.import_module("ai_edge_litert.interpreter")
+    given: list[dict[str, Any]] = []
+    interpreter = litert.Interpreter
+
+    def keep(**arguments: Any) -> Any:
+        given.append(arguments)
+        return interpreter(**arguments)
+
+    monkeypatch.setattr(litert, "Interpreter", keep)
+    LiteRtRunner(threads=threads).load(tflite_conv())
+    assert given[0]["num_threads"] == threads
 
 
 def test_torch_threads_are_given_back() -> None:

@@ -95,6 +95,15 @@ def test_quantile_of_nothing() -> None:
         quantile([], 5)
 
 
+def test_the_defaults_are_the_protocol_of_the_manual() -> None:
+    use = Settings()
+    assert (use.quantile, use.warm_up, use.gate) == (5.0, 0.1, 0.03)
+    assert 100 <= use.inner_us <= 300
+    assert use.samples >= 200
+    assert use.retries >= 1
+    assert use.group > 1  # interleaved
+
+
 def test_a_steady_machine_gives_the_truth() -> None:
     machine = Machine()
     seen: list[float] = []
