@@ -14,6 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -62,11 +63,11 @@ def main() -> None:
         int8 = quantize(graph, samples)
         distinct.update(dict.fromkeys(int8.operators))
         found = {
-            "lower": best_ms(arguments.repeat, lambda: lower(module, net.input_shape)),  # noqa: B023
-            "quantise": best_ms(arguments.repeat, lambda: quantize(graph, samples)),  # noqa: B023
-            "write float": best_ms(arguments.repeat, lambda: write_tflite(graph)),  # noqa: B023
-            "write int8": best_ms(arguments.repeat, lambda: write_tflite(int8)),  # noqa: B023
-            "torch.onnx.export": best_ms(1, lambda: write_onnx(module, net.input_shape)),  # noqa: B023
+            "lower": best_ms(arguments.repeat, partial(lower, module, net.input_shape)),
+            "quantise": best_ms(arguments.repeat, partial(quantize, graph, samples)),
+            "write float": best_ms(arguments.repeat, partial(write_tflite, graph)),
+            "write int8": best_ms(arguments.repeat, partial(write_tflite, int8)),
+            "torch.onnx.export": best_ms(1, partial(write_onnx, module, net.input_shape)),
         }
         size = len(write_tflite(int8))
         print(

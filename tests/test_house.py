@@ -52,6 +52,14 @@ def test_the_core_needs_no_extra() -> None:
     assert {"numpy", "toolchain"} <= set(done.stdout.split())  # the list above is one of modules
 
 
+def test_the_floors_are_kept() -> None:
+    """The import contracts of pyproject.toml, as `make check` runs them."""
+    code = "import sys\nfrom importlinter import cli\nsys.exit(cli.lint_imports(no_cache=True, no_logo=True))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout
+    assert "3 kept, 0 broken" in done.stdout
+
+
 # --- silent libraries ----------------------------------------------------------------------------------------------
 
 
