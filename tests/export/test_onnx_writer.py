@@ -152,6 +152,23 @@ def test_quantized_file_fuses_and_is_close() -> None:
         check_fused(data)
 
 
+def test_activations_are_unsigned_and_weights_signed_per_channel() -> None:
+    """U8S8: the only combination that fuses everywhere on x86."""
+    int8 = onnx.load_from_string(quantize_onnx(write_onnx(small().eval(), (2, 8, 8)), normal(0, 20, 2, 8, 8)))
+    zeros = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in int8.graph.initializer}
+    kinds = {node.op_type for node in int8.graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+    for node in int8.graph.node:
+        if node.op_type == "QuantizeLinear":
+            assert zeros[node.input[2]].dtype == np.uint8, node.name
+    weights = [
+        node for node in int8.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in zeros
+    ]
+    signed = [node for node in weights if zeros[node.input[0]].dtype == np.int8]
+    assert len(signed) == 2  # the convolution's and the linear layer's
+    assert sorted(zeros[node.input[1]].size for node in signed) == [3, 8]
+
+
 def test_graph_files_can_be_quantized_too() -> None:
     b = GraphBuilder()
     x = b.input((1, 8, 8, 3))

@@ -241,7 +241,8 @@ def test_the_order_of_rows_does_not_depend_on_the_order_of_writing() -> None:
 
 def test_a_new_file_has_version_and_application_id(tmp_path: Path) -> None:
     path = tmp_path / "with space %20 and #.lut"
-    Lut.open(path).close()
+    with Lut.open(path) as lut:
+        assert lut._connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL: survives a power cut
     with closing(sqlite3.connect(path)) as raw:
         assert raw.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
         assert raw.execute("PRAGMA application_id").fetchone() == (0x424C5554,)
