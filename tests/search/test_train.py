@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from toolchain.errors import ConfigurationError, DataError
-from toolchain.supernet.train import accuracy, evaluate, shifted, shuffled_batches, train_network
+from toolchain.supernet import train
+from toolchain.supernet.train import accuracy, cosine, evaluate, shifted, shuffled_batches, train_network
 
 torch.set_num_threads(1)
 
@@ -55,6 +56,35 @@ def test_it_learns_and_restores_the_best(optimizer: str) -> None:
     assert right == report.val_accuracy[report.best_epoch] == accuracy(module, *data(90, seed=1))
     assert loss == pytest.approx(report.val_loss[report.best_epoch])
     assert not module.training
+
+
+def test_the_cosine_schedule() -> None:
+    ends = (
+        cosine(0.4, 0.1, -1),
+        cosine(0.4, 0.1, 0),
+        cosine(0.4, 0.1, 0.5),
+        cosine(0.4, 0.1, 1),
+        cosine(0.4, 0.1, 2),
+    )
+    assert ends == pytest.approx((0.4, 0.4, 0.25, 0.1, 0.1))
+
+
+def test_every_step_takes_its_rate_from_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+
+    def still(first: float, last: float, progress: float) -> float:
+        assert (first, last) == (0.05, 0.001)
+        asked.append(progress)
+        return 0.0
+
+    monkeypatch.setattr(train, "cosine", still)
+    module = net()
+    before = [p.detach().clone() for p in module.parameters()]
+    fit(module, epochs=2, final_learning_rate=0.001)  # 160 samples: 5 steps an epoch
+    assert asked == pytest.approx([step / 10 for step in range(10)])
+    assert all(
+        torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True)
+    )  # rate 0: nothing moves
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not() -> None:
