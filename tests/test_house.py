@@ -245,3 +245,13 @@ def test_what_does_not_exist_is_found(text: str) -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
         assert re.match(r"https?:", target) or (page.parent / target).exists(), target
+
+
+def test_sections_that_the_code_refers_to_exist() -> None:
+    named = []
+    for path in SOURCES:
+        text = re.sub(r"\s+", " ", path.read_text(encoding="utf-8"))
+        named += re.findall(r'(docs/\w+\.md), "([^"]+)"', text)
+    assert named
+    for page, heading in named:
+        assert f"\n## {heading}\n" in (ROOT / page).read_text(encoding="utf-8"), (page, heading)
