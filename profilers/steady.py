@@ -3,8 +3,8 @@
 A CPU that shares its clock, caches or cores with others steps between speeds for seconds or minutes. What stays
 is the ratio of a time to the anchor model's time in the same window: over repeated runs it varies by 0.2 to 0.3 %
 where the time itself varies by 0.7 % in a good phase and by 17 % across phases (docs/lut.md, "How a noisy machine is
-measured"). So a table whose rows were measured in different phases is used as ratio times the best anchor of the stack. The rows
-themselves stay as they were measured. Values of other evidence are not touched.
+measured"). So a table whose rows were measured in different phases is used as ratio times the best anchor of the stack.
+The rows themselves stay as they were measured. Values of other evidence are not touched.
 """
 
 from __future__ import annotations
