@@ -19,7 +19,10 @@ $(READY): pyproject.toml constraints.txt tools/install.py
 	@touch $(READY)
 
 demo: $(READY)
-	$(BIN)/python examples/digits/demo.py
+	@mkdir -p demo
+	@test -f demo/boardfit.toml || cp examples/digits/boardfit.toml demo/
+	$(BIN)/boardfit run --project demo
+	@echo "The project lies in demo/: change a budget in demo/boardfit.toml and run 'make demo' again."
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 -m "not slow and not hardware"

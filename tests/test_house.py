@@ -255,3 +255,11 @@ def test_sections_that_the_code_refers_to_exist() -> None:
     assert named
     for page, heading in named:
         assert f"\n## {heading}\n" in (ROOT / page).read_text(encoding="utf-8"), (page, heading)
+
+
+def test_files_that_the_makefile_runs_exist() -> None:
+    named = re.findall(
+        r"\b((?:benchmarks|examples|tools)/\S+\.py)", (ROOT / "Makefile").read_text(encoding="utf-8")
+    )
+    assert len(named) >= 2
+    assert [name for name in named if not (ROOT / name).is_file()] == []
