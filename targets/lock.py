@@ -63,7 +63,7 @@ def exclusive(
                     raise DeviceError(
                         f"process {_holder(path)} is measuring on this machine; "
                         "two at once would disturb each other",
-                        remedy="wait until it has finished",
+                        remedy="wait until it has finished; --wait does that",
                     ) from None
                 sleep(poll_s)
         os.ftruncate(handle, 0)

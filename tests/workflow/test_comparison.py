@@ -29,3 +29,16 @@ def test_rows_carry_error_evidence_and_verdict() -> None:
     with pytest.raises(BudgetError, match=r"ram_bytes is 1\.001 kB, the budget 1\.000 kB"):
         raise_for_budgets(rows)
     raise_for_budgets(rows[:1])
+
+
+@pytest.mark.parametrize(
+    ("unstable", "says"), [(True, "`boardfit deploy` measures again"), (False, "search again")]
+)
+def test_a_busy_machine_is_not_blamed_on_the_network(unstable: bool, says: str) -> None:
+    rows = compare(
+        (Budget("latency_us", 2.0),), {}, measured("latency_us", 3.0, Evidence.HOST_WALL, unstable)
+    )
+    with pytest.raises(BudgetError) as caught:
+        raise_for_budgets(rows)
+    assert says in caught.value.remedy
+    assert ("busy" in caught.value.remedy) is unstable

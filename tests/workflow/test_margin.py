@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
-from toolchain.units import Budget
-from toolchain.workflow.search import tightened
+from toolchain.errors import InfeasibleError
+from toolchain.units import Budget, parse_budget
+from toolchain.workflow.project import open_project
+from toolchain.workflow.search import search, tightened
 
 
 def test_the_margin_tightens_what_is_measured_and_nothing_else() -> None:
@@ -14,3 +19,20 @@ def test_the_margin_tightens_what_is_measured_and_nothing_else() -> None:
     assert (latency.metric, latency.bound) == ("latency_us", pytest.approx(100.0))
     assert flash == limits[1]
     assert tightened(limits, 0.0) == limits
+
+
+def test_an_infeasible_latency_names_the_budget_that_would_do(finished: Path) -> None:
+    def refused(text: str) -> InfeasibleError:
+        with pytest.raises(InfeasibleError) as caught:
+            search(open_project(finished), budgets=(parse_budget("latency", text),))
+        return caught.value
+
+    error = refused("1 ns")
+    assert "the latency budget less search.margin, 10 %" in error.message
+    (value,) = re.findall(r'with the margin that is latency = "(.+)"', error.remedy)
+    # What the remedy names is enough for the nearest design; the bare figure of the table is not.
+    assert parse_budget("latency", value).bound / 1.1 >= error.nearest_costs["latency_us"]
+    with pytest.raises(InfeasibleError) as other:
+        search(open_project(finished), budgets=(Budget("flash_bytes", 10.0),))
+    assert "margin" not in other.value.message + other.value.remedy
+    assert not search(open_project(finished), budgets=(parse_budget("latency", value),)).reused

@@ -102,7 +102,7 @@ def raise_for_budgets(rows: Iterable[ComparisonRow]) -> None:
             f"the budget {format_value(row.metric, row.budget or 0)}"
             for row in broken
         ]
-        raise BudgetError(
-            f"broken on the target: {'; '.join(texts)}",
-            remedy="search again with a smaller budget, or run `boardfit profile` to refresh the table",
-        )
+        again = "search again with a smaller budget, or run `boardfit profile` to refresh the table"
+        if all(row.unstable for row in broken):
+            again = "the machine was busy (unstable): `boardfit deploy` measures again; if it stays, " + again
+        raise BudgetError(f"broken on the target: {'; '.join(texts)}", remedy=again)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -112,8 +113,7 @@ def search(
     except InfeasibleError as error:
         # An earlier winner does not keep these budgets: nobody shall go on with it.
         project.drop_record(STAGE)
-        if strict != limits:
-            error.message += f" (latency budgets less search.margin, {project.config.search.margin:g} %)"
+        _explain_margin(error, strict, project.config.search.margin)
         raise
     outcome = SearchOutcome(
         architecture=result.architecture,
@@ -169,6 +169,20 @@ def tightened(limits: tuple[Budget, ...], margin_percent: float) -> tuple[Budget
     return tuple(
         Budget(b.metric, b.bound / (1 + margin_percent / 100)) if b.metric == LATENCY else b for b in limits
     )
+
+
+def _explain_margin(error: InfeasibleError, strict: tuple[Budget, ...], margin_percent: float) -> None:
+    """Where a tightened bound is in the way, say so, and name the budget that lets the nearest design pass."""
+    needed = error.nearest_costs.get(LATENCY)
+    bound = next((b.bound for b in strict if b.metric == LATENCY), None)
+    if bound is None or not margin_percent:
+        return
+    if LATENCY in error.binding:
+        error.message += f" (the latency budget less search.margin, {margin_percent:g} %)"
+    if needed is not None and needed > bound:
+        # Rounded up: a rounded-down budget would be refused by its last digit.
+        budget = math.ceil(needed * (1 + margin_percent / 100) * 1000) / 1000
+        error.remedy += f'; with the margin that is latency = "{budget:g} us"'
 
 
 def search_inputs(
