@@ -185,7 +185,7 @@ def check_outcome(project: Project, outcome: RunOutcome) -> None:
     kind = "int8" if precision == "int8" else "float"
     graph = read_tflite((exported.folder / f"model_{kind}.tflite").read_bytes())
     costs = graph_costs(graph)
-    assert rows["flash_bytes"].measured == exported.files[deployed.model]
+    assert rows["flash_bytes"].measured == exported.files[f"model_{kind}.tflite"]
     if deployed.model.endswith(".tflite"):  # predicted from operators alone: never too small
         assert (rows["flash_bytes"].predicted or 0) >= (rows["flash_bytes"].measured or 0)
     assert rows["ram_bytes"].measured == costs["ram_bytes"] == rows["ram_bytes"].predicted
