@@ -24,7 +24,7 @@ def test_built_in_spaces_take_parameters() -> None:
 @pytest.mark.parametrize(
     ("text", "reference", "message"),
     [
-        ("", "nope", r"unknown space 'nope' \(use connas1d, image2d, or a file"),
+        ("", "nope", r"unknown space 'nope' \(use connas1d, image2d, mobilenet, or a file"),
         ("", "{folder}/other.py:A", "no file"),
         ("x = 1", "{file}:A", "no class A.*no subclass"),
         ("from toolchain.spaces import Dense", "{file}:A", "line 1: ImportError"),
