@@ -1,7 +1,7 @@
 """Pictures of an exact selection: the Pareto front, how well accuracy is predicted, which design choices pay.
 
-Each function writes a .png and an .svg. Colours are Okabe and Ito's, which colour-blind people tell apart; every series also has a
-marker or a hatch of its own. Needs matplotlib (extra `plots`); it is imported when something is drawn.
+Each function writes a .png and an .svg. Colours are Okabe and Ito's, which colour-blind people tell apart;
+every series also has a marker or a hatch of its own. Needs matplotlib (extra `plots`), imported only to draw.
 """
 
 from __future__ import annotations
@@ -238,7 +238,9 @@ def _draw_bars(axes: Axes, panel: Panel) -> None:
     axes.set_xlabel(panel.groups)
     axes.set_title(panel.title, fontsize="medium")
     if len(series) > 1:
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize="small", ncols=min(2, len(series)))
+        axes.legend(
+            loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize="small", ncols=min(2, len(series))
+        )
 
 
 @contextmanager
@@ -249,9 +251,7 @@ def _figure(width: float, height: float) -> Iterator[Figure]:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure as NewFigure
     except ImportError:
-        raise ConfigurationError(
-            "plots need matplotlib", remedy="pip install 'boardfit[plots]'"
-        ) from None
+        raise ConfigurationError("plots need matplotlib", remedy="pip install 'boardfit[plots]'") from None
     settings: dict[Any, Any] = {
         "font.size": 10, "axes.grid": True, "axes.axisbelow": True, "grid.color": "#dddddd", "grid.linewidth": 0.6,
         "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": True, "legend.fontsize": "small",
