@@ -4,7 +4,7 @@ from toolchain.spaces.blocks import Residual
 from toolchain.spaces.connas1d import ConNAS1d
 from toolchain.spaces.image2d import Image2d
 from toolchain.spaces.load import load_space
-from toolchain.spaces.mobilenet import BlockConfiguration, Mobilenet, Stage
+from toolchain.spaces.mobilenet import BlockConfiguration, Mobilenet, Stage, stages_of
 from toolchain.spaces.space import Architecture, Candidate, Choice, Row, Space, State, Step
 
 __all__ = [
@@ -22,4 +22,5 @@ __all__ = [
     "State",
     "Step",
     "load_space",
+    "stages_of",
 ]

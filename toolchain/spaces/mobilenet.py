@@ -336,6 +336,15 @@ class Mobilenet(Space):
         return tuple(architecture)
 
 
+def stages_of(space: Space) -> tuple[Stage, ...]:
+    """The space's stages of variable depth: its attribute `stages` where that is a tuple of `Stage`, else ().
+
+    A user's own space may set that attribute too; it then gets depth contributions and fair depths.
+    """
+    found = getattr(space, "stages", ())
+    return found if isinstance(found, tuple) and all(isinstance(stage, Stage) for stage in found) else ()
+
+
 _ACTIVATIONS: Final[dict[str, type[nn.Module]]] = {
     "relu": nn.ReLU,
     "relu6": nn.ReLU6,
