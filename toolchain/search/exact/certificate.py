@@ -17,9 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from toolchain.errors import ConfigurationError, VerificationError
+
+Evidence: TypeAlias = Literal["bound", "search", "solver"]
 
 LABELS: Final = 2_000_000
 """Partial paths that `verify` walks by default before it gives up on a proof by exhaustion."""
@@ -47,7 +49,7 @@ class Certificate:
     shift: int
     multipliers: tuple[tuple[int, ...], ...]
     bound: int
-    evidence: Literal["bound", "search", "solver"]
+    evidence: Evidence
 
     def as_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, for JSON."""
@@ -237,7 +239,8 @@ def verify_front(graph: Graph, column: int, points: Sequence[tuple[int, int]]) -
 
 
 def _reduced(graph: Graph, budgets: Sequence[tuple[int, int]]) -> tuple[list[list[_Arc]], tuple[int, ...]]:
-    """Arcs by start node without those above a bottleneck budget; their costs only for budgets on sums."""
+    """Arcs by start node, with their costs only for budgets on sums; without those above a bottleneck budget, and
+    without those on no path within each single budget (least costs before + arc + least after)."""
     sums = [(c, t) for c, t in budgets if graph.metrics[c].combine != "max"]
     caps = [(c, t) for c, t in budgets if graph.metrics[c].combine == "max"]
     out: list[list[_Arc]] = [[] for _ in range(graph.nodes)]
@@ -246,6 +249,27 @@ def _reduced(graph: Graph, budgets: Sequence[tuple[int, int]]) -> tuple[list[lis
     for arc, node in enumerate(graph.start.tolist()):
         if all(costs[arc][c] <= t for c, t in caps):
             out[node].append(_Arc(ends[arc], values[arc], tuple(costs[arc][c] for c, _ in sums)))
+    for r, (_, limit) in enumerate(sums):
+        row = [1 if s == r else 0 for s in range(len(sums))]
+        after = _to_go(out, 0, row)
+        before: list[int | None] = [None] * graph.nodes
+        before[0] = 0
+        for node, arcs in enumerate(out):
+            reached = before[node]
+            for arc in arcs if reached is not None else ():
+                assert reached is not None
+                known = before[arc.end]
+                if known is None or reached - arc.costs[r] > known:
+                    before[arc.end] = reached - arc.costs[r]
+        for node, arcs in enumerate(out):
+            spent = before[node]
+            out[node] = [
+                arc
+                for arc in arcs
+                if spent is not None
+                and (ahead := after[arc.end]) is not None
+                and arc.costs[r] - spent - ahead <= limit
+            ]
     return out, tuple(t for _, t in sums)
 
 
@@ -318,7 +342,9 @@ def _exhaust(
                 if hopeless:
                     continue
                 if arc.end == sink:
-                    return walked, v
+                    if v > claimed:
+                        return walked, v
+                    continue
                 walked += 1
                 if walked > most:
                     return walked, None

@@ -27,7 +27,8 @@ class Solution:
         bound: no architecture within the budgets has a larger value, by weak duality, in steps; `upper` as a score.
         proved: True when the answer is optimal, False when a limit stopped the proof (then `upper` bounds it).
         certificate: what `certificate.verify` checks.
-        engine: which code ran; `labels` and `arcs_left` say how much work it was (partial paths, arcs that fixing left).
+        engine: which code ran.
+        labels, arcs_left: how much work it was: partial paths, and arcs that fixing left.
         seconds: wall time of the solve.
     """
 
