@@ -30,7 +30,10 @@ FRONT = FrontPicture(
     chosen=Point(900.0, 0.8),
     alternatives=(Point(880.0, 0.79),),
     bound=1000.0,
-    others="flash_bytes up to 64.0 kB",
+    within="ram_bytes ≤ 10.000 kB",
+    held="flash_bytes ≤ 64.000 kB",
+    held_costs=np.array([400.0, 900.0]),
+    held_accuracies=np.array([0.7, 0.75]),
 )
 BARS = tuple(
     Bar(str(g), s, 0.01 * g, 0.002) for g in (1, 2) for s in ("kernel 5 instead of 3", "squeeze excite")
@@ -44,7 +47,8 @@ def test_a_front_names_its_unit_its_evidence_and_its_budgets(tmp_path: Path) -> 
     text = svg.read_text()
     for part in (
         "latency [ms], predicted from host_wall",
-        "flash_bytes up to 64.0 kB",
+        "ram_bytes ≤ 10",
+        "flash_bytes ≤ 64",
         "chosen",
         "budget",
         "3 networks",

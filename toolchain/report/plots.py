@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -64,7 +64,10 @@ class FrontPicture:
         chosen: the network that was returned, by its prediction.
         alternatives: the next best ones.
         bound: the budget on the metric, or None.
-        others: the other budgets in words; they can keep the chosen network off the front. "" for none.
+        within: the budgets that the front keeps, in words; "" for none.
+        held: those that `held_costs` and `held_accuracies` keep too, in words; they can keep the chosen network below
+            the front.
+        held_costs, held_accuracies: the best networks under all other budgets, costs ascending; empty for none.
     """
 
     metric: str
@@ -74,7 +77,10 @@ class FrontPicture:
     chosen: Point
     alternatives: Sequence[Point] = ()
     bound: float | None = None
-    others: str = ""
+    within: str = ""
+    held: str = ""
+    held_costs: Floats = field(default_factory=lambda: np.zeros(0))
+    held_accuracies: Floats = field(default_factory=lambda: np.zeros(0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,8 +143,13 @@ def plot_front(picture: FrontPicture, path: Path) -> tuple[Path, Path]:
         axes.step(
             picture.costs / scale, 100 * picture.accuracies, where="post", color=COLOURS[0], linewidth=1.4,
             marker="." if len(picture.costs) <= 200 else "", markersize=5, zorder=2,
-            label=f"Pareto front, {len(picture.costs):,} networks",
+            label=f"Pareto front{picture.within and ' with ' + picture.within}, {len(picture.costs):,} networks",
         )  # fmt: skip
+        if len(picture.held_costs):
+            axes.step(
+                picture.held_costs / scale, 100 * picture.held_accuracies, where="post", color=COLOURS[1],
+                linewidth=1.4, linestyle="-.", zorder=2, label=f"and with {picture.held}",
+            )  # fmt: skip
         if picture.alternatives:
             axes.errorbar(
                 [p.cost / scale for p in picture.alternatives],
@@ -154,11 +165,17 @@ def plot_front(picture: FrontPicture, path: Path) -> tuple[Path, Path]:
             label="chosen" + (" (± standard error)" if chosen.error else ""),
         )  # fmt: skip
         if picture.bound is not None:
-            axes.axvline(picture.bound / scale, color=GREY, linestyle="--", linewidth=1.2, label="budget")
+            axes.axvline(
+                picture.bound / scale,
+                color=GREY,
+                linestyle="--",
+                linewidth=1.2,
+                label="budget searched under",
+            )
         name = picture.metric.rsplit("_", 1)[0] if unit else picture.metric
         axes.set_xlabel(f"{name} [{unit}], {picture.evidence}" if unit else f"{name}, {picture.evidence}")
         axes.set_ylabel("accuracy with shared weights, predicted [%]")
-        axes.set_title("Pareto front" + (f"; other budgets: {picture.others}" if picture.others else ""))
+        axes.set_title(f"Best accuracy at each {name.replace('_', ' ')}")
         axes.margins(0.04, 0.08)
         axes.legend(loc="lower right")
         return _save(figure, path)

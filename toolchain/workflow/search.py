@@ -20,12 +20,14 @@ from toolchain.search.random_search import random_search
 from toolchain.spaces import Architecture, Row
 from toolchain.supernet import Supernet
 from toolchain.units import Budget, QuantileBudget
+from toolchain.workflow.binas import Selection, binas_search, selection_from_record
 from toolchain.workflow.config import SearchSection
 from toolchain.workflow.costs import Costs, evidence_text, open_costs
 from toolchain.workflow.project import Progress, Project, fingerprint, silent
 from toolchain.workflow.sessions import LATENCY
 
 STAGE = "search"
+METHODS = ("connas", "binas", "evolution", "random")
 QUANTILE_SEED, QUANTILE_SAMPLES = 0, 4096
 
 
@@ -45,6 +47,7 @@ class SearchOutcome:
         method, seed, evaluations, repaired: how it was found (`toolchain.search.SearchResult`).
         alternatives: (text, score) of other networks that keep the budgets by the table.
         seconds: of the search; of the first time when it is reused.
+        selection: binas: certificate, alternatives, what more of a budget buys, which design choices pay.
         reused: nothing had changed, so the earlier result stands.
     """
 
@@ -63,6 +66,7 @@ class SearchOutcome:
     repaired: bool
     alternatives: tuple[tuple[str, float], ...]
     seconds: float
+    selection: Selection | None = None
     reused: bool = False
 
 
@@ -88,8 +92,10 @@ def search(
         ConfigurationError: a budget on a metric that this target does not give.
     """
     method = method or project.config.search.method
-    if method not in ("connas", "evolution", "random"):
-        raise UsageError(f"unknown search method {method!r}", remedy="use connas, evolution or random")
+    if method not in METHODS:
+        raise UsageError(
+            f"unknown search method {method!r}", remedy=f"use {', '.join(METHODS[:-1])} or {METHODS[-1]}"
+        )
     asked = merged_budgets(project.config.target.limits, budgets)
     progress("costs", 0, 1, "reading the table")
     costs = open_costs(project, [b.metric for b in asked])
@@ -106,10 +112,13 @@ def search(
     if force:
         checkpoint.unlink(missing_ok=True)
     started = time.monotonic()
+    selection = None
+    hard = tightened(limits, project.config.search.margin)
     try:
-        result = _run(
-            project, costs, tightened(limits, project.config.search.margin), method, checkpoint, progress
-        )
+        if method == "binas":
+            result, selection = binas_search(project, costs, hard, progress=progress, force=force)
+        else:
+            result = _run(project, costs, hard, method, checkpoint, progress)
     except InfeasibleError:
         project.drop_record(
             STAGE
@@ -131,6 +140,7 @@ def search(
         repaired=result.repaired,
         alternatives=tuple((project.space.encode(a), score) for a, score in result.alternatives[:5]),
         seconds=time.monotonic() - started,
+        selection=selection,
     )
     values = asdict(replace(outcome, rows=()))
     history = [{"step": h.step, "epoch": h.epoch, **h.values} for h in result.history]
@@ -280,5 +290,6 @@ def _from_record(project: Project, stored: Mapping[str, Any]) -> SearchOutcome:
         repaired=stored["repaired"],
         alternatives=tuple((text, score) for text, score in stored["alternatives"]),
         seconds=stored["seconds"],
+        selection=None if stored["selection"] is None else selection_from_record(stored["selection"]),
         reused=True,
     )
