@@ -5,7 +5,7 @@ from toolchain.search.exact.certificate import Certificate, Verdict, verify, ver
 from toolchain.search.exact.front import Front, pareto_front
 from toolchain.search.exact.model import ArcFlow, Layer, Metric, Stages, from_chain, from_layers, from_stages
 from toolchain.search.exact.solution import Solution
-from toolchain.search.exact.solve import solve, solve_or_none
+from toolchain.search.exact.solver import solve, solve_or_none
 
 __all__ = [
     "ArcFlow",

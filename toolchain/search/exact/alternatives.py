@@ -11,7 +11,7 @@ import numpy as np
 from toolchain.errors import ConfigurationError
 from toolchain.search.exact.model import ArcFlow
 from toolchain.search.exact.solution import Engine, Solution
-from toolchain.search.exact.solve import solve, solve_or_none
+from toolchain.search.exact.solver import solve, solve_or_none
 from toolchain.units import Budget
 
 

@@ -27,6 +27,9 @@ LABELS: Final = 2_000_000
 """Partial paths that `verify` walks by default before it gives up on a proof by exhaustion."""
 
 
+_WINDOW: Final = 300  # how many others a partial path is compared with; more would only save work
+
+
 @dataclass(frozen=True, slots=True)
 class Certificate:
     """What proves an answer. All numbers are integers, in the model's steps.
@@ -254,22 +257,17 @@ def _reduced(graph: Graph, budgets: Sequence[tuple[int, int]]) -> tuple[list[lis
         after = _to_go(out, 0, row)
         before: list[int | None] = [None] * graph.nodes
         before[0] = 0
-        for node, arcs in enumerate(out):
-            reached = before[node]
-            for arc in arcs if reached is not None else ():
-                assert reached is not None
-                known = before[arc.end]
-                if known is None or reached - arc.costs[r] > known:
-                    before[arc.end] = reached - arc.costs[r]
-        for node, arcs in enumerate(out):
+        for node in range(graph.nodes):
             spent = before[node]
-            out[node] = [
-                arc
-                for arc in arcs
-                if spent is not None
-                and (ahead := after[arc.end]) is not None
-                and arc.costs[r] - spent - ahead <= limit
-            ]
+            kept = []
+            for step in out[node] if spent is not None else ():
+                known, ahead = before[step.end], after[step.end]
+                assert spent is not None
+                if known is None or spent - step.costs[r] > known:
+                    before[step.end] = spent - step.costs[r]
+                if ahead is not None and step.costs[r] - spent - ahead <= limit:
+                    kept.append(step)
+            out[node] = kept
     return out, tuple(t for _, t in sums)
 
 
@@ -360,6 +358,8 @@ def _undominated(labels: list[tuple[int, tuple[int, ...]]]) -> list[tuple[int, t
         if len(costs) == 1:  # by falling value, so only a new least cost is worth keeping
             if not kept or costs[0] < kept[-1][1][0]:
                 kept.append((value, costs))
-        elif not any(all(a <= b for a, b in zip(other, costs, strict=True)) for _, other in kept[-300:]):
-            kept.append((value, costs))
+        else:
+            recent = (kept[i][1] for i in range(len(kept) - 1, max(-1, len(kept) - 1 - _WINDOW), -1))
+            if not any(all(a <= b for a, b in zip(other, costs, strict=True)) for other in recent):
+                kept.append((value, costs))
     return kept

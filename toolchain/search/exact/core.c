@@ -1,4 +1,4 @@
-/* The inner loops of the exact solver (solve.py), in 64-bit integers. Same algorithm and same answers as reference.py.
+/* The inner loops of the exact solver (solver.py), in 64-bit integers. Same algorithm and same answers as reference.py.
 
    A graph has nodes 0 (source) to nodes-1 (sink) and arcs from lower to higher nodes, ordered by start. We want the
    path of the largest value whose m costs keep their limits. Multipliers are integers in units of 2^-shift value
@@ -12,6 +12,7 @@ typedef int64_t i64;
 #define NONE INT64_MIN
 #define MOST 8            /* costs with a budget */
 #define POOL (1 + 2 * MOST)
+#define HARD 50000        /* partial paths after which a wider beam is worth its time */
 #define EXPORT __attribute__((visibility("default")))
 
 enum { PROVED = 0, INFEASIBLE = 1, LIMIT = 2, MEMORY = 3 };
@@ -530,6 +531,7 @@ EXPORT int bf_solve(int nodes, int arcs, int m, const i64 *start, const i64 *end
     }
     i64 floor_value = best.length ? best.value : low - 1;
     i64 delta = best.length ? (ceiling - best.value) / 4 + 1 : spread / 32 + 1;
+    i64 patience = m > 1 && beam && most > HARD ? HARD : most;
     for (;;) {
         i64 threshold = ceiling - delta < floor_value ? floor_value : ceiling - delta;
         if (!copy(&g, &part) || !prune(&part, &p, &pl, threshold)) {
@@ -537,9 +539,22 @@ EXPORT int bf_solve(int nodes, int arcs, int m, const i64 *start, const i64 *end
             goto done;
         }
         i64 before = best.length ? best.value : NONE;
-        status = search(&part, &p, &pl, threshold, most, 0, 400, &best, &labels);
+        status = search(&part, &p, &pl, threshold, patience, 0, 400, &best, &labels);
         int better = best.length && (before == NONE || best.value > before);
         info[4] = part.arcs;
+        if (status == LIMIT && patience < most) {
+            /* A hard one: a much wider beam first, its better incumbent saves more than it costs. */
+            patience = most;
+            release(&part), memset(&part, 0, sizeof part);
+            if (search(&g, &p, &pl, best.length ? best.value : low - 1, most, beam * 10, 0, &best, &labels) == MEMORY) {
+                status = MEMORY;
+                goto done;
+            }
+            status = PROVED;
+            if (best.length && best.value >= ceiling) break;
+            floor_value = best.length ? best.value : low - 1;
+            continue;
+        }
         if (status != PROVED) {
             /* What a solver that takes over needs: the arcs of all paths that beat the incumbent. */
             release(&part), memset(&part, 0, sizeof part);

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from toolchain.errors import ConfigurationError
 from toolchain.search.exact.model import ArcFlow
-from toolchain.search.exact.solve import restricted
+from toolchain.search.exact.solver import restricted
 from toolchain.search.protocols import Floats, Ints
 from toolchain.units import Budget
 

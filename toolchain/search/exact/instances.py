@@ -8,7 +8,10 @@ from typing import Final
 
 import numpy as np
 
+from toolchain.search.exact.infeasible import least_path
 from toolchain.search.exact.model import ArcFlow, Layer, Metric, Stages, from_layers, step_of
+from toolchain.search.exact.solver import solve
+from toolchain.search.protocols import Floats
 from toolchain.units import Budget
 
 PAPER: Final = (5, 4, 12)
@@ -115,9 +118,6 @@ def connas(seed: int, edges: int = 8) -> ArcFlow:
 
 def budgets_between(model: ArcFlow, metrics: tuple[str, ...], share: float) -> list[Budget]:
     """Budgets a share of the way from each metric's least value to what the unconstrained optimum needs."""
-    from toolchain.search.exact.infeasible import least_path
-    from toolchain.search.exact.solve import solve
-
     most = solve(model, []).resources
     found = []
     for name in metrics:
@@ -127,7 +127,7 @@ def budgets_between(model: ArcFlow, metrics: tuple[str, ...], share: float) -> l
     return found
 
 
-def _configurations(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def _configurations(count: int) -> tuple[Floats, Floats, Floats]:
     """Expansion, kernel and squeeze-excite of each configuration."""
     if count <= 12:
         rows = [(float(e), float(k), float(x)) for e in (3, 4, 6) for k in (3, 5) for x in (0, 1)]

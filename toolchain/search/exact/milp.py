@@ -67,7 +67,7 @@ def solve_milp(
     start, end = model.start[ids], model.end[ids]
     value, cost = model.value[ids].astype(float), costs[ids]
     scale = np.maximum(np.abs(limits), 1).astype(float)
-    solver = highspy.Highs()
+    solver = highspy.Highs()  # type: ignore[no-untyped-call]
     solver.setOptionValue("output_flag", False)
     solver.setOptionValue("threads", 1)
     solver.setOptionValue("mip_rel_gap", 0.0)

@@ -7,6 +7,7 @@ bound until a path is found, so that what was searched is all that could be bett
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
@@ -23,6 +24,7 @@ _NONE: Final = -(2**62)  # "no path"; sums of real paths stay above -2^61
 _BELOW: Final = -(2**61)
 _WINDOW: Final = 400
 _CHUNK: Final = 256
+_HARD: Final = 50_000
 
 
 class Status(IntEnum):
@@ -78,7 +80,7 @@ class _Graph:
         cuts = np.flatnonzero(np.diff(ranks)) + 1
         edges = [0, *cuts.tolist(), len(order)] if len(order) else []
         self.steps: list[tuple[slice, Ints, Ints]] = []
-        for low, high in zip(edges[:-1], edges[1:], strict=True):
+        for low, high in itertools.pairwise(edges):
             begin = self.start[low:high]
             heads = np.flatnonzero(np.diff(begin, prepend=-1))
             self.steps.append((slice(low, high), heads, begin[heads]))
@@ -191,7 +193,8 @@ def solve_arrays(
     kinds = len(limits)
     limits = limits.astype(np.int64).copy()
     graph = _Graph.of(nodes, start, end, value, costs, alive)
-    best, pool, upper, shift, walked = _Best(), [], _NONE, 0, 0
+    pool: list[Ints] = []
+    best, upper, shift, walked = _Best(), _NONE, 0, 0
     nothing = np.zeros(len(start), np.bool_)
 
     def raw(status: Status, left: int = 0, mask: Mask = nothing) -> Raw:
@@ -239,11 +242,21 @@ def solve_arrays(
         return raw(Status.PROVED)
     floor = best.value if best.path else low - 1
     delta = (ceiling - floor) // 4 + 1 if best.path else spread // 32 + 1
+    patience = _HARD if kinds > 1 and beam and labels > _HARD else labels
     while True:
         threshold = max(floor, ceiling - delta)
         part = _fixed(graph, limits, shift, pool, threshold)
-        done, count = _search(part, limits, shift, pool, threshold, labels, 0, best)
+        done, count = _search(part, limits, shift, pool, threshold, patience, 0, best)
         walked += count
+        if not done and patience < labels:
+            # A hard one: a much wider beam first, its better incumbent saves more than it costs.
+            patience = labels
+            floor = best.value if best.path else low - 1
+            walked += _search(graph, limits, shift, pool, floor, labels, beam * 10, best)[1]
+            if best.path and best.value >= ceiling:
+                return raw(Status.PROVED, len(part.ids))
+            floor = best.value if best.path else low - 1
+            continue
         if not done:
             part = _fixed(graph, limits, shift, pool, best.value if best.path else low - 1)
             mask = nothing.copy()
@@ -379,10 +392,8 @@ def _search(
             continue
         number, v, c, bound = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
         keep = np.flatnonzero(bound >= goal)
-        if beam:
-            keep = keep[np.argsort(-bound[keep], kind="stable")[:beam]]
-        else:
-            keep = keep[_undominated(v[keep], c[keep])]
+        order = np.argsort(-bound[keep], kind="stable")[:beam] if beam else _undominated(v[keep], c[keep])
+        keep = keep[order]
         for part in _chunks(keep, max(1, 200_000 // len(arcs))):
             lagrangian = (v[part] << shift)[:, None] + (limits - c[part]) @ rows.T
             ub = np.full((len(part), len(arcs)), 2**62)
@@ -449,14 +460,15 @@ def _undominated(value: Ints, costs: Ints) -> Ints:
         order = np.lexsort((-value, costs[:, 0]))
         v = value[order]
         before = np.maximum.accumulate(v)
-        return order[np.concatenate([[True], v[1:] > before[:-1]])]
+        single: Ints = order[np.concatenate([[True], v[1:] > before[:-1]])]
+        return single
     order = np.lexsort((*costs.T[::-1], -value))
     kept: Ints = np.zeros(0, np.int64)
     for part in _chunks(order, _CHUNK):
         mine = costs[part]
         others = np.concatenate([costs[kept[-_WINDOW:]], mine])
         older = len(others) - len(part)
-        beats = (others[:, None, :] <= mine[None, :, :]).all(2)
+        beats: Mask = np.logical_and.reduce(others[:, None, :] <= mine[None, :, :], axis=2)
         # Within the chunk only earlier ones count: they have at least the value.
         beats[older:] &= np.arange(len(part))[:, None] < np.arange(len(part))[None, :]
         kept = np.concatenate([kept, part[~beats.any(0)]])
