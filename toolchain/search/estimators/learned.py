@@ -9,7 +9,7 @@ Its eigenvalues give every leave-one-out error in closed form, and with it the r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -53,6 +53,8 @@ class KernelRidge:
     def predict(self, architectures: Ints | Sequence[Architecture]) -> Floats:
         """(n, choices) candidate indices -> (n,) accuracies, in the unit of the training accuracies."""
         alpha, beta = self.encoding.encode(architectures)
+        if self.form == "linear":  # few features, and perhaps many networks
+            return self.mean + alpha @ (self.alpha.T @ self.weights) + beta @ (self.beta.T @ self.weights)
         kernel = _kernel(self.form, alpha, beta, self.alpha, self.beta)
         return self.mean + kernel @ self.weights
 
@@ -98,7 +100,8 @@ def fit_ridge(
 ) -> KernelRidge:
     """Regularised least squares in closed form (BINAS, equations 10 to 12 and section 5.2.1).
 
-    O(n^3) time and O(n^2) memory in the number of networks n, whatever the number of products.
+    With products O(n^3) time and O(n^2) memory in the number of networks n, whatever the number of products; linear in
+    n without.
 
     Args:
         architectures: (n, choices) candidate indices.
@@ -116,12 +119,7 @@ def fit_ridge(
     if len(ridges) == 0 or min(ridges) <= 0:
         raise ConfigurationError("ridges must be positive, and one at least must be given")
     alpha, beta = encoding.encode(table)
-    kernel = _kernel(form, alpha, beta, alpha, beta)
-    scale = max(float(np.trace(kernel)) / len(y), _FLOOR)
-    # The mean is a feature without regularisation: its hat matrix is 1/n, and the rest works on what is centred.
-    centre = np.eye(len(y)) - 1.0 / len(y)
-    eigenvalues, vectors = np.linalg.eigh(centre @ kernel @ centre)
-    eigenvalues = np.maximum(eigenvalues, 0.0)
+    eigenvalues, vectors, scale = _spectrum(form, alpha, beta)
     target = y - y.mean()
     projected, squares = vectors.T @ target, vectors**2
     best: tuple[float, float] | None = None
@@ -134,10 +132,12 @@ def fit_ridge(
             best = (error, float(ridge))
     assert best is not None
     error, ridge = best
-    weights = centre @ (vectors @ (projected / (eigenvalues + ridge * scale)))
+    # Parts of the target that no feature reaches are left out: they would change no prediction.
+    weights = vectors @ (projected / (eigenvalues + ridge * scale))
+    weights -= weights.mean()
+    found = KernelRidge(form, encoding, 0.0, alpha, beta, weights, ridge, error)
     # predict() uses the kernel as it is, so the centre of its rows goes into the mean.
-    mean = float(y.mean() - np.mean(kernel @ weights))
-    return KernelRidge(form, encoding, mean, alpha, beta, weights, ridge, error)
+    return replace(found, mean=float(y.mean() - found.predict(table).mean()))
 
 
 def fit_estimator(
@@ -157,6 +157,23 @@ def fit_estimator(
 
         return fit_mlp(architectures, accuracies, encoding, seed=seed)
     return fit_ridge(architectures, accuracies, encoding, kind)
+
+
+def _spectrum(form: Form, alpha: Floats, beta: Floats) -> tuple[Floats, Floats, float]:
+    """Eigenvalues and eigenvectors (n, rank) of the centred kernel, and the mean diagonal of the kernel itself.
+
+    The mean is a feature without regularisation, so the kernel works on what is centred. A linear one has at most
+    as many features as candidates: their singular values do, and n may be large.
+    """
+    if form == "linear":
+        features = np.concatenate([alpha, beta], axis=1)
+        vectors, singular, _ = np.linalg.svd(features - features.mean(0), full_matrices=False)
+        return singular**2, vectors, max(float(np.mean((features**2).sum(1))), _FLOOR)
+    kernel = _kernel(form, alpha, beta, alpha, beta)
+    scale = max(float(np.trace(kernel)) / len(kernel), _FLOOR)
+    rows = kernel.mean(0)
+    eigenvalues, vectors = np.linalg.eigh(kernel - rows - rows[:, None] + rows.mean())
+    return np.maximum(eigenvalues, 0.0), vectors, scale
 
 
 def _kernel(form: Form, alpha: Floats, beta: Floats, other_alpha: Floats, other_beta: Floats) -> Floats:

@@ -183,7 +183,8 @@ def _save(path: Path, paths: PathSamples, settings: dict[str, Any]) -> None:
 
 def _load(path: Path, settings: dict[str, Any]) -> PathSamples:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # From memory: np.load leaves a damaged file open.
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             notes = json.loads(str(file["notes"]))
             found = PathSamples(*(file[n].astype(np.int64) for n in PathSamples.__dataclass_fields__))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
