@@ -73,8 +73,8 @@ def bcfw(
     unit steps; then the argmax of each group is taken (section 3.5.1).
 
     The linear programs are solved to a vertex by the exact greedy of the multiple-choice knapsack, so that Theorem 3.3
-    holds. The start is a random architecture within the budget (the least one where `tries` draws found none). Stops early
-    when neither block changes the value any more.
+    holds. The start is a random architecture within the budget (the least one where `tries` draws found none).
+    Stops early when neither block changes the value any more.
 
     Args:
         stages: the tables; additive metrics, every configuration available.

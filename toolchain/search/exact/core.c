@@ -396,11 +396,11 @@ static int search(const graph *g, const problem *p, pool *pl, i64 above, i64 mos
                 for (int r = 0; r < m && ok; r++)
                     ok = spent[(i64)i * m + r] + g->cost[(i64)a * m + r] + left[(i64)r * g->nodes + v] <= p->limit[r];
                 if (!ok) continue;
+                if (n >= most) {
+                    status = LIMIT;
+                    goto done;
+                }
                 if (n == cap) {
-                    if (n >= most) {
-                        status = LIMIT;
-                        goto done;
-                    }
                     cap *= 2;
                     label *more = realloc(labels, sizeof(label) * cap);
                     if (more) labels = more;
