@@ -20,7 +20,10 @@ from toolchain.workflow.costs import Costs
 from toolchain.workflow.deploy import deploy
 from toolchain.workflow.export import export
 from toolchain.workflow.project import open_project
+from toolchain.workflow.run import run
 from toolchain.workflow.search import search
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "binas-digits"
 
 pytestmark = pytest.mark.usefixtures("without_onnx")
 
@@ -155,3 +158,27 @@ def test_without_matplotlib_the_answer_stands(searched: Path, monkeypatch: pytes
     assert outcome.selection.plots == ()
     assert "boardfit[plots]" in outcome.selection.note
     assert outcome.text == first.text
+
+
+@pytest.mark.slow
+def test_the_example_end_to_end(tmp_path: Path) -> None:
+    """examples/binas-digits, shortened: a smaller supernet and less of everything, but every stage."""
+    folder = Path(shutil.copytree(EXAMPLE, tmp_path / "binas-digits"))
+    for old, new in (
+        ("epochs = 24 ", "epochs = 2 "),
+        ("contribution_samples = 12000", "contribution_samples = 1000\nranking_networks = 4"),
+        ("widths = [8, 16, 24]", "widths = [8, 16]"),
+        ("depth = 3 ", "depth = 2 "),
+        ("epochs = 30", "epochs = 2"),
+        ("[search]", "[profile]\nnetworks = 4\n\n[search]"),
+    ):
+        edit(folder, old, new)
+    outcome = run(open_project(folder))
+    found = outcome.search.selection
+    assert found is not None
+    assert found.proved
+    assert {what for what, _, _ in found.effects} >= {"squeeze excite", "kernel 5 instead of 3", "having the block"}
+    assert len(found.plots) == 6
+    kept = {row.metric: row.ok for row in outcome.deploy.rows}
+    assert kept["flash_bytes"]
+    assert kept["ram_bytes"]

@@ -130,13 +130,13 @@ def search(outcome: SearchOutcome, as_json: bool) -> None:
         + (", repaired to keep the budgets" if outcome.repaired else "")
     )
     if outcome.selection is not None:
-        _selection(outcome.selection)
+        _selection(outcome.selection, [b.metric for b in outcome.budgets])
         return
     for text, score in outcome.alternatives:
         out.print(f"  also within budgets: {text} ({100 * score:.1f} %)")
 
 
-def _selection(found: Selection) -> None:
+def _selection(found: Selection, budgeted: Sequence[str]) -> None:
     """What exact selection adds: the certificate, what more of a budget buys, the next best, what pays."""
     out = stdout()
     proof = {
@@ -144,9 +144,10 @@ def _selection(found: Selection) -> None:
         "search": "proved by exhausting what the bounds leave",
         "open": "not proved",
     }[found.how]
+    error = f" ± {100 * found.predicted_error:.2f}" if found.predicted_error else ""
     out.print(
-        f"predicted accuracy {100 * found.predicted_accuracy:.2f} %; optimum of the model {100 * found.optimum:.2f} %, "
-        f"bound {100 * found.bound:.2f} %, gap {100 * found.gap:.2f}: {proof}; "
+        f"predicted accuracy {100 * found.predicted_accuracy:.2f} %{error}; optimum of the model "
+        f"{100 * found.optimum:.2f} %, bound {100 * found.bound:.2f} %, gap {100 * found.gap:.2f}: {proof}; "
         f"{found.arcs:,} arcs solved in {found.milliseconds:.1f} ms"
     )
     for network in found.refused:
@@ -168,13 +169,14 @@ def _selection(found: Selection) -> None:
             ],
         )
     if found.alternatives:
-        metrics = list(found.alternatives[0].costs)
+        metrics = [m for m in found.alternatives[0].costs if m in budgeted]
         print_table(
             "Next best within the budgets",
-            ("accuracy|", *(f"{metric}|" for metric in metrics), "network"),
+            ("predicted|", "shared weights|", *(f"{metric}|" for metric in metrics), "network"),
             [
                 (
                     f"{100 * a.accuracy:.2f} %",
+                    "-" if a.measured is None else f"{100 * a.measured:.1f} %",
                     *(format_value(metric, a.costs[metric]) for metric in metrics),
                     a.text,
                 )
@@ -198,20 +200,18 @@ def _selection(found: Selection) -> None:
         out.print(found.note)
 
 
+_UNITS = (
+    ("_us", (("ms", 1e3), ("us", 1.0))),
+    ("_bytes", (("kB", 1e3), ("B", 1.0))),
+    ("_uj", (("mJ", 1e3), ("uJ", 1.0))),
+    ("", (("million", 1e6), ("thousand", 1e3), ("unit", 1.0))),
+)
+
+
 def _price(metric: str, bound: float, price: float) -> str:
     """A shadow price in percentage points per unit that people think in."""
-    unit, size = next(
-        (unit, size)
-        for suffix, units in (
-            ("_us", (("ms", 1e3), ("us", 0.0))),
-            ("_bytes", (("kB", 1e3), ("B", 0.0))),
-            ("_uj", (("mJ", 1e3), ("uJ", 0.0))),
-            ("", (("million", 1e6), ("thousand", 1e3), ("unit", 0.0))),
-        )
-        if metric.endswith(suffix)
-        for unit, size in units
-        if bound >= size
-    )
+    units = next(units for suffix, units in _UNITS if metric.endswith(suffix))
+    unit, size = next((pair for pair in units if bound >= pair[1]), units[-1])
     return "0" if price == 0 else f"{100 * price * size:.3g} per {unit}"
 
 

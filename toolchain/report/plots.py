@@ -221,17 +221,17 @@ def plot_panels(panels: Sequence[Panel], title: str, path: Path) -> tuple[Path, 
     panels = [panel for panel in panels if panel.bars]
     if not panels:
         raise ConfigurationError(f"{title}: nothing to draw")
-    widths = [max(2.2, 0.6 + 0.16 * len(p.bars) + 0.2 * len({b.group for b in p.bars})) for p in panels]
+    widths = [max(3.2, 0.6 + 0.16 * len(p.bars) + 0.2 * len({b.group for b in p.bars})) for p in panels]
     with _figure(max(5.0, sum(widths) + 1.0), 4.4) as figure:
         grid = figure.subplots(1, len(panels), squeeze=False, sharey=True, width_ratios=widths)
-        for axes, panel in zip(grid[0], panels, strict=True):
-            _draw_bars(axes, panel)
+        for axes, panel, width in zip(grid[0], panels, widths, strict=True):
+            _draw_bars(axes, panel, width)
         grid[0][0].set_ylabel("contribution to accuracy\n[percentage points, ± standard error]")
         figure.suptitle(title)
         return _save(figure, path)
 
 
-def _draw_bars(axes: Axes, panel: Panel) -> None:
+def _draw_bars(axes: Axes, panel: Panel, inches: float) -> None:
     groups = list(dict.fromkeys(bar.group for bar in panel.bars))
     series = list(dict.fromkeys(bar.series for bar in panel.bars))
     width = 0.8 / len(series)
@@ -256,7 +256,10 @@ def _draw_bars(axes: Axes, panel: Panel) -> None:
     axes.set_title(panel.title, fontsize="medium")
     if len(series) > 1:
         axes.legend(
-            loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize="small", ncols=min(2, len(series))
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.16),
+            fontsize="small",
+            ncols=max(1, min(len(series), int(inches / (0.8 + 0.085 * max(map(len, series)))))),
         )
 
 

@@ -34,7 +34,9 @@ from toolchain.report.plots import (
 )
 from toolchain.search.estimators import (
     AdditiveEstimator,
+    Encoding,
     choice_contributions,
+    fit_ridge,
     rank_quality,
     stage_contributions,
 )
@@ -69,6 +71,7 @@ SUPERNET_EPOCHS, SUPERNET_BATCH, SUPERNET_RATE = 40, 32, 0.05
 RANKING_SEED: Final = 0x4A4D
 EXACT_FRONT: Final = 3000  # arcs up to which the front is complete to the last point
 SWEEP: Final = 60  # bounds at which the front under all budgets is drawn
+FITTED_SAMPLES: Final = 64_000  # a fit takes memory as the square of its rows, 16 samples each
 PROOF_LABELS: Final = 200_000  # partial paths that the checker walks, about a second
 ALTERNATIVES: Final = 5
 CHECKED: Final = 40  # best architectures of the model that are tried before its budgets are tightened
@@ -117,7 +120,8 @@ class Selection:
     """What exact selection says beside the chosen network. Accuracies are 0 to 1, with the supernet's shared weights.
 
     Attributes:
-        predicted_accuracy: of the chosen network, from contributions. base: mean accuracy that they add to.
+        predicted_accuracy: of the chosen network, and its standard error `predicted_error`, the contributions taken
+            as independent; 0 for a fit. base: mean accuracy that they add to.
         optimum, bound: predicted accuracy of the best network within the budgets, and what none of them exceeds.
         proved: bound and optimum are equal; `how` it was proved by the checker: "bound", "search" or "open".
         milliseconds: of the solve. arcs: size of the model.
@@ -131,6 +135,7 @@ class Selection:
     """
 
     predicted_accuracy: float
+    predicted_error: float
     base: float
     optimum: float
     bound: float
@@ -195,6 +200,9 @@ def binas_search(
         InfeasibleError: no network of the space keeps the budgets by the model, or none that was tried keeps them
             exactly.
     """
+    metrics = arc_metrics(costs)
+    # Whether any network keeps the budgets is known before anything is trained.
+    solve(from_chain(costs.chain, lambda position, arc: 0.0, metrics), limits)
     torch.set_num_threads(project.config.project.threads)
     supernet, trained = _supernet(project, progress, force)
     contributions = _contributions(project, supernet, trained, progress, force)
@@ -202,7 +210,7 @@ def binas_search(
     model = from_chain(
         costs.chain,
         [v.tolist() for v in estimator.arc_values(costs.chain)],
-        arc_metrics(costs),
+        metrics,
         value_base=estimator.base,
     )
     progress("select", 0, 1, f"{model.arcs:,} arcs, {len(limits)} budgets")
@@ -223,10 +231,12 @@ def binas_search(
         scores.append(evaluator([architecture])[0])
         progress("evaluate", number + 1, 1 + len(others), f"shared weights: {100 * scores[-1].score:.1f} %")
     ranking = _ranking(project, evaluator, estimator, trained, progress, force)
-    found = effects(project.space.choices, estimator.values, estimator.errors)
+    measured = contributions.measured
+    found = effects(project.space.choices, measured.values, measured.errors)
     front = _front(project, model, limits, costs)
     selection = Selection(
         predicted_accuracy=float(estimator.predict([picked.architecture])[0]),
+        predicted_error=_error(estimator, picked.architecture),
         base=contributions.mean,
         optimum=best.score,
         bound=best.upper,
@@ -268,9 +278,10 @@ def binas_search(
 
 @dataclass(frozen=True, eq=False)
 class _Contributions:
-    """The estimator, the mean accuracy that it adds to, and what it was measured on."""
+    """What predicts accuracies; contributions with standard errors, the mean accuracy, and samples behind them."""
 
     estimator: AdditiveEstimator
+    measured: AdditiveEstimator
     mean: float
     samples: int
 
@@ -335,10 +346,16 @@ def _contributions(
     )
     mean = float(paths.right.sum() / paths.samples)
     stages = stages_of(space)
-    if stages:
-        return _Contributions(stage_contributions(paths, stages).estimator(), mean, paths.samples)
-    sizes = [len(choice.candidates) for choice in space.choices]
-    return _Contributions(choice_contributions(paths, sizes), mean, paths.samples)
+    sizes = tuple(len(choice.candidates) for choice in space.choices)
+    measured = (
+        stage_contributions(paths, stages).estimator() if stages else choice_contributions(paths, sizes)
+    )
+    estimator = measured
+    if project.config.search.estimator == "fitted":
+        part = paths.first(FITTED_SAMPLES)
+        fitted = fit_ridge(part.architectures, part.right / part.total, Encoding(sizes, stages), "linear")
+        estimator = fitted.additive()
+    return _Contributions(estimator, measured, mean, paths.samples)
 
 
 def _evaluator(project: Project, supernet: Supernet) -> SupernetEvaluator:
@@ -451,6 +468,15 @@ def _best_first(model: ArcFlow, budgets: tuple[Budget, ...], best: Solution | No
     yield from best_designs(model, budgets, CHECKED if best else ALTERNATIVES)
 
 
+def _error(estimator: AdditiveEstimator, architecture: Architecture) -> float:
+    """Standard error of a predicted accuracy, the contributions taken as independent; 0 where it is not known."""
+    if not estimator.errors:
+        return 0.0
+    errors = [float(e[index]) for e, index in zip(estimator.errors, architecture, strict=True)]
+    total = math.hypot(*errors)
+    return total if math.isfinite(total) else 0.0
+
+
 def _priced(costs: Costs, architecture: Architecture) -> dict[str, float]:
     return price_one(costs.table, architecture)
 
@@ -533,7 +559,7 @@ def _drawn(
         evidence_text(costs, front.metric),
         front.costs,
         front.accuracies,
-        Point(_priced(costs, chosen)[front.metric], selection.predicted_accuracy),
+        Point(_priced(costs, chosen)[front.metric], selection.predicted_accuracy, selection.predicted_error),
         tuple(Point(a.costs[front.metric], a.accuracy) for a in selection.alternatives),
         bounds.get(front.metric),
         said["max"],

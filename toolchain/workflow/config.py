@@ -122,6 +122,10 @@ class SearchSection(_Section):
         "uniform",
         description="binas: what the supernet trains: one random network a step, or all candidates equally often",
     )
+    estimator: Literal["contributions", "fitted"] = Field(
+        "contributions",
+        description="binas: accuracies from measured contributions, or a regularised fit to the same samples",
+    )
     contribution_samples: int = Field(
         20_000,
         ge=100,
