@@ -85,7 +85,7 @@ class Mobilenet(Space):
     convolution before them where `head_channels` is not 0.
 
     The number of architectures is the product over stages of the sum over depths d of configurations^d. The default
-    is a size for microcontrollers: 32x32 pixels, networks of about 10 to 250 kB in int8.
+    is a size for microcontrollers: 32x32 pixels, networks of about 10 to 280 kB in int8.
 
     Args:
         input_shape: (channels, height, width).
