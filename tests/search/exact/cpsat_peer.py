@@ -29,7 +29,7 @@ def solve(instance: dict) -> int | None:
         return None
     if status != cp_model.OPTIMAL:
         raise RuntimeError(solver.StatusName(status))
-    return int(round(solver.ObjectiveValue()))
+    return round(solver.ObjectiveValue())
 
 
 if __name__ == "__main__":

@@ -52,9 +52,8 @@ def test_a_true_certificate_survives_json(case) -> None:
 def test_every_false_claim_is_found(case) -> None:
     model, solution = case
     true = solution.certificate
-    (column, limit), *others = true.budgets
+    (column, _), *others = true.budgets
     worse = solve(model, [])  # another path, of more value, over the budgets
-    poorer = int(np.argmin(model.value))
     false = {
         "another model": replace(true, model="0" * 64),
         "value is": replace(true, value=true.value + 1),
@@ -65,7 +64,6 @@ def test_every_false_claim_is_found(case) -> None:
         "multipliers must": replace(true, multipliers=(tuple(-x - 1 for x in true.multipliers[0]),)),
         "prove the bound": replace(true, bound=true.value),
     }
-    assert poorer >= 0
     for message, certificate_ in false.items():
         with pytest.raises(VerificationError, match=message):
             verify(model, certificate_)

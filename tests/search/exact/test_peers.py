@@ -1,4 +1,4 @@
-"""The exact solver against two independent technologies: HiGHS (branch and cut, floats) and CP-SAT (clauses, integers)."""
+"""The exact solver against two independent technologies: HiGHS (branch and cut, floats), CP-SAT (clauses, integers)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ needs_highs = pytest.mark.skipif(not available(), reason="highspy is not install
 
 
 def paper_size() -> list[tuple[ArcFlow, list[Budget]]]:
-    """120 instances of the paper's size and of ConNAS's coupled space, with one to three additive budgets, some with RAM."""
+    """120 instances: the paper's size and ConNAS's coupled space, one to three additive budgets, some with RAM."""
     found = []
     for seed in range(20):
         model = from_stages(instances.mobilenet(seed)) if seed % 4 else instances.connas(seed)

@@ -11,7 +11,8 @@
 typedef int64_t i64;
 #define NONE INT64_MIN
 #define MOST 8            /* costs with a budget */
-#define POOL (1 + 2 * MOST)
+#define POOL (2 + 2 * MOST)
+#define FIRST 80          /* passes of the dual before arcs are fixed */
 #define HARD 50000        /* partial paths after which a wider beam is worth its time */
 #define EXPORT __attribute__((visibility("default")))
 
@@ -485,7 +486,7 @@ EXPORT int bf_solve(int nodes, int arcs, int m, const i64 *start, const i64 *end
     if (high == NONE) goto done;
     i64 low = extreme(&g, -1, -1, 0, h), spread = high - low + 1;
     pl.size = 1;
-    upper = dual(&g, &p, pl.lam[0], &best, passes, spread, h, arc);
+    upper = dual(&g, &p, pl.lam[0], &best, m > 1 && passes > FIRST ? FIRST : passes, spread, h, arc);
     if (upper == NONE) goto done;
     i64 ceiling = upper >> p.shift;
     status = PROVED;
@@ -495,6 +496,21 @@ EXPORT int bf_solve(int nodes, int arcs, int m, const i64 *start, const i64 *end
     }
     if (best.length && best.value >= ceiling) goto done;
     if (m > 1) {
+        /* What is better than the incumbent uses few of the arcs: go on with those. `upper` stays the bound that the
+           first multipliers prove on all arcs (the certificate's); what follows only lowers the ceiling of the search. */
+        if (best.length) {
+            if (!prune(&g, &p, &pl, best.value)) {
+                status = MEMORY;
+                goto done;
+            }
+            backward(&g, p.shift, pl.lam[0], h, NULL);
+            if (h[0] == NONE) goto done;
+        }
+        memcpy(pl.lam[1], pl.lam[0], sizeof(i64) * m);
+        i64 u = dual(&g, &p, pl.lam[1], &best, passes, spread, h, arc);
+        pl.size = 2;
+        if (u >> p.shift < ceiling) ceiling = u >> p.shift;
+        if (best.length && best.value >= ceiling) goto done;
         /* Optima of nearby limits bound the paths that spend one cost faster than another. */
         incumbent spare = {0, 0, malloc(sizeof(int) * nodes)};
         if (!spare.arcs) {
@@ -505,7 +521,7 @@ EXPORT int bf_solve(int nodes, int arcs, int m, const i64 *start, const i64 *end
             for (int sign = -1; sign <= 1; sign += 2) {
                 problem near = p;
                 near.limit[r] += sign * (p.limit[r] / 25);
-                memcpy(pl.lam[pl.size], pl.lam[0], sizeof(i64) * m);
+                memcpy(pl.lam[pl.size], pl.lam[1], sizeof(i64) * m);
                 spare.length = 0;
                 if (dual(&g, &near, pl.lam[pl.size], &spare, 60, spread, h, arc) != NONE) pl.size++;
             }
@@ -518,10 +534,9 @@ EXPORT int bf_solve(int nodes, int arcs, int m, const i64 *start, const i64 *end
     }
     for (int z = 1; z < pl.size; z++) {
         backward(&g, p.shift, pl.lam[z], h, NULL);
-        i64 u = bound_of(&p, pl.lam[z], h[0]);
-        if (u < upper) upper = u;
+        i64 u = bound_of(&p, pl.lam[z], h[0]) >> p.shift;
+        if (u < ceiling) ceiling = u;
     }
-    ceiling = upper >> p.shift;
     if (best.length && best.value >= ceiling) goto done;
     if (beam) {
         status = search(&g, &p, &pl, best.length ? best.value : low - 1, most, beam, 0, &best, &labels);

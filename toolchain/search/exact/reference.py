@@ -25,6 +25,7 @@ _BELOW: Final = -(2**61)
 _WINDOW: Final = 400
 _CHUNK: Final = 256
 _HARD: Final = 50_000
+_FIRST: Final = 80
 
 
 class Status(IntEnum):
@@ -62,7 +63,7 @@ class Raw:
 
 def pool_size(kinds: int) -> int:
     """Sets of multipliers that a solve with that many limits uses, at most."""
-    return 1 + 2 * kinds
+    return 2 + 2 * kinds
 
 
 class _Graph:
@@ -220,20 +221,33 @@ def solve_arrays(
         return raw(Status.INFEASIBLE)
     low = -int(graph.backward(-graph.value)[0])
     spread = high - low + 1
-    upper, multipliers = _dual(graph, limits, np.zeros(kinds, np.int64), top, shift, best, passes, spread)
+    first = min(passes, _FIRST) if kinds > 1 else passes
+    upper, multipliers = _dual(graph, limits, np.zeros(kinds, np.int64), top, shift, best, first, spread)
     pool.append(multipliers)
+    ceiling = upper >> shift
     if upper >> shift < low:
         return raw(Status.INFEASIBLE)
     if best.path and best.value >= upper >> shift:
         return raw(Status.PROVED)
+    if kinds > 1:
+        # What is better than the incumbent uses few of the arcs: go on with those. `upper` stays the bound that the
+        # first multipliers prove on all arcs (the certificate's); what follows only lowers the ceiling of the search.
+        if best.path:
+            graph = _fixed(graph, limits, shift, pool, best.value)
+            if graph.backward(graph.value)[0] < _BELOW:
+                return raw(Status.PROVED)
+        _, multipliers = _dual(graph, limits, multipliers, top, shift, best, passes, spread)
+        pool.append(multipliers)
     for r in range(kinds) if kinds > 1 else ():
         for sign in (-1, 1):
             near = limits.copy()
             near[r] += sign * (limits[r] // 25)
             pool.append(_dual(graph, near, multipliers, top, shift, _Best(), 60, spread)[1])
     for row in pool[1:]:
-        upper = min(upper, int(graph.backward(graph.reduced(shift, row))[0]) + int(row @ limits))
-    ceiling = upper >> shift
+        bound = int(graph.backward(graph.reduced(shift, row))[0]) + int(row @ limits)
+        ceiling = min(ceiling, bound >> shift)
+    if best.path and best.value >= ceiling:
+        return raw(Status.PROVED)
     if beam:
         floor = best.value if best.path else low - 1
         _, count = _search(graph, limits, shift, pool, floor, labels, beam, best)
