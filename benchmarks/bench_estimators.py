@@ -202,18 +202,21 @@ def report(
         "learned MLP": learned("mlp"),
     }  # fmt: skip
     print(f"\nFigure 7 (left). Passes over {images} images; {len(tested)} networks ranked.")
+    quality = {
+        label: [
+            rank_quality(make(n).predict(tested), truth) if n >= 3 or "learned" not in label else None
+            for n in PASSES
+        ]
+        for label, make in estimators.items()
+    }
     for name, attribute, scale in (
         ("Kendall tau-b", "kendall", 1),
         ("Spearman", "spearman", 1),
         ("MSE x 1e4", "mse", 1e4),
     ):
         print(f"{name:29}" + "".join(f"{n:>8}" for n in PASSES))
-        for label, make in estimators.items():
-            cells = [
-                f"{scale * getattr(rank_quality(make(n).predict(tested), truth), attribute):8.3f}"
-                if n >= 3 or "learned" not in label else f"{'-':>8}"
-                for n in PASSES
-            ]  # fmt: skip
+        for label, row in quality.items():
+            cells = [f"{scale * getattr(q, attribute):8.3f}" if q else f"{'-':>8}" for q in row]
             print(f"{label:29}" + "".join(cells))
     print(f"\nTable 2 at {PASSES[-1]} passes (paper: 0.29 0.42 | 0.66 0.85 | 0.84 0.97)")
     print(f"{'':29}{'Kendall':>8}{'Spearman':>10}")
@@ -224,8 +227,8 @@ def report(
             ("block terms zero", found.estimator(blocks=False)),
             ("all terms", found.estimator()),
         ):
-            quality = rank_quality(estimator.predict(tested), truth)
-            print(f"{label + ', ' + title:29}{quality.kendall:8.3f}{quality.spearman:10.3f}")
+            ranked = rank_quality(estimator.predict(tested), truth)
+            print(f"{label + ', ' + title:29}{ranked.kendall:8.3f}{ranked.spearman:10.3f}")
     found = stage_contributions(pool, stages)
     errors = np.concatenate([*found.depth_errors, *found.block_errors])
     print(f"\nstandard errors at {PASSES[-1]} passes: base {found.base_error:.4f}, depth "
