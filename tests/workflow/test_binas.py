@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.workflow.projects import edit, make_project
+from toolchain.cli import main
 from toolchain.errors import InfeasibleError
 from toolchain.search.exact import Certificate
 from toolchain.spaces import Architecture
@@ -160,13 +161,34 @@ def test_without_matplotlib_the_answer_stands(searched: Path, monkeypatch: pytes
     assert outcome.text == first.text
 
 
+def test_what_is_printed_and_the_same_as_json(searched: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["search", "-C", str(searched)]) == 0
+    text = capsys.readouterr().out
+    for part in (
+        "proved by",
+        "What more of a budget buys",
+        "Next best within the budgets by the model",
+        "What design choices add",
+        "Pareto front of accuracy and",
+        "drawn: results/plots/front.png",
+    ):
+        assert part in text, part
+    assert main(["search", "-C", str(searched), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["selection"]
+    assert found["proved"]
+    assert found["bound"] == found["optimum"]
+    assert [w["metric"] for w in found["worth"]] == ["flash_bytes", "ram_bytes"]
+    assert main(["search", "-C", str(searched), "--json", "-b", "flash=10 B"]) == 4
+    assert json.loads(capsys.readouterr().out)["binding"] == ["flash_bytes"]
+
+
 @pytest.mark.slow
 def test_the_example_end_to_end(tmp_path: Path) -> None:
     """examples/binas-digits, shortened: a smaller supernet and less of everything, but every stage."""
     folder = Path(shutil.copytree(EXAMPLE, tmp_path / "binas-digits"))
     for old, new in (
         ("epochs = 24 ", "epochs = 2 "),
-        ("contribution_samples = 12000", "contribution_samples = 1000\nranking_networks = 4"),
+        ("contribution_samples = 20000", "contribution_samples = 1000\nranking_networks = 4"),
         ("widths = [8, 16, 24]", "widths = [8, 16]"),
         ("depth = 3 ", "depth = 2 "),
         ("epochs = 30", "epochs = 2"),
@@ -177,7 +199,11 @@ def test_the_example_end_to_end(tmp_path: Path) -> None:
     found = outcome.search.selection
     assert found is not None
     assert found.proved
-    assert {what for what, _, _ in found.effects} >= {"squeeze excite", "kernel 5 instead of 3", "having the block"}
+    assert {what for what, _, _ in found.effects} >= {
+        "squeeze excite",
+        "kernel 5 instead of 3",
+        "having the block",
+    }
     assert len(found.plots) == 6
     kept = {row.metric: row.ok for row in outcome.deploy.rows}
     assert kept["flash_bytes"]

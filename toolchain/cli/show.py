@@ -150,8 +150,10 @@ def _selection(found: Selection, budgeted: Sequence[str]) -> None:
         f"{100 * found.optimum:.2f} %, bound {100 * found.bound:.2f} %, gap {100 * found.gap:.2f}: {proof}; "
         f"{found.arcs:,} arcs solved in {found.milliseconds:.1f} ms"
     )
-    for network in found.refused:
-        out.print(f"  refused by the exact check: {network.text} ({network.refused})")
+    for network in found.refused[:_SHOWN]:
+        out.print(f"  better by the model, refused by the exact check: {network.text} ({network.refused})")
+    if len(found.refused) > _SHOWN:
+        out.print(f"  and {_count(len(found.refused) - _SHOWN, 'more network')} refused")
     out.print()
     if found.worth:
         print_table(
@@ -171,7 +173,7 @@ def _selection(found: Selection, budgeted: Sequence[str]) -> None:
     if found.alternatives:
         metrics = [m for m in found.alternatives[0].costs if m in budgeted]
         print_table(
-            "Next best within the budgets",
+            "Next best within the budgets by the model",
             ("predicted|", "shared weights|", *(f"{metric}|" for metric in metrics), "network"),
             [
                 (
@@ -200,6 +202,7 @@ def _selection(found: Selection, budgeted: Sequence[str]) -> None:
         out.print(found.note)
 
 
+_SHOWN = 3  # networks that the exact check refused; --json has all
 _UNITS = (
     ("_us", (("ms", 1e3), ("us", 1.0))),
     ("_bytes", (("kB", 1e3), ("B", 1.0))),

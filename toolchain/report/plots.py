@@ -201,10 +201,10 @@ def plot_ranking(picture: RankingPicture, path: Path) -> tuple[Path, Path]:
         axes.plot(
             [low, high], [low, high], color=GREY, linestyle="--", linewidth=1.0, zorder=1, label="equal"
         )
-        axes.set_xlabel("accuracy predicted from contributions [%]")
+        axes.set_xlabel("accuracy predicted [%]")
         axes.set_ylabel(f"accuracy measured, {picture.samples:,} samples, shared weights [%]")
         axes.set_title(f"Kendall {picture.kendall:.2f}, Spearman {picture.spearman:.2f}")
-        axes.legend(loc="best")
+        axes.legend(loc="lower right")
         return _save(figure, path)
 
 
