@@ -42,7 +42,10 @@ bench: $(READY)
 	$(BIN)/python benchmarks/bench.py
 
 bench-binas: $(READY)
-	$(BIN)/python benchmarks/bench_binas.py
+	$(BIN)/python benchmarks/bench_selection.py
+	$(BIN)/python benchmarks/bench_estimators.py
+	[ -z "$$BOARDFIT_DATA" ] || $(BIN)/python benchmarks/bench_ofa.py
+	[ -z "$$BOARDFIT_DATA" ] || $(BIN)/python benchmarks/bench_nas_bench_macro.py
 
 clean:
 	rm -rf $(VENV) demo
