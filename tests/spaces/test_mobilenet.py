@@ -159,6 +159,13 @@ def test_chain_has_every_path():
     assert ways == [space.count()]
 
 
+def test_strides_need_no_pad_operator_and_blocks_use_the_closed_operator_list():
+    space = Mobilenet(input_shape=(1, 32, 32), widths=(4, 6), strides=(2, 2), depth=1)
+    kinds = {operator.kind for operator in space.chain("int8").operators}
+    assert "pad" not in kinds
+    assert {"conv2d", "depthwise_conv2d", "average_pool", "mul", "fully_connected"} <= kinds
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
