@@ -13,6 +13,7 @@ typedef int64_t i64;
 #define MOST 8            /* costs with a budget */
 #define POOL (2 + 2 * MOST)
 #define FIRST 80          /* passes of the dual before arcs are fixed */
+#define WINDOW 50         /* others that a partial path is compared with: more costs more time than it saves */
 #define HARD 50000        /* partial paths after which a wider beam is worth its time */
 #define EXPORT __attribute__((visibility("default")))
 
@@ -554,7 +555,7 @@ EXPORT int bf_solve(int nodes, int arcs, int m, const i64 *start, const i64 *end
             goto done;
         }
         i64 before = best.length ? best.value : NONE;
-        status = search(&part, &p, &pl, threshold, patience, 0, 400, &best, &labels);
+        status = search(&part, &p, &pl, threshold, patience, 0, WINDOW, &best, &labels);
         int better = best.length && (before == NONE || best.value > before);
         info[4] = part.arcs;
         if (status == LIMIT && patience < most) {

@@ -22,7 +22,7 @@ Mask = npt.NDArray[np.bool_]
 
 _NONE: Final = -(2**62)  # "no path"; sums of real paths stay above -2^61
 _BELOW: Final = -(2**61)
-_WINDOW: Final = 400
+_WINDOW: Final = 50
 _CHUNK: Final = 256
 _HARD: Final = 50_000
 _FIRST: Final = 80

@@ -24,8 +24,8 @@ from toolchain.search.exact.reference import Raw, Status
 from toolchain.search.exact.solution import Engine, Solution
 from toolchain.units import Budget
 
-LABELS: Final = 2_000_000
-"""Partial paths per search before HiGHS takes over (about 150 MB)."""
+LABELS: Final = 3_000_000
+"""Partial paths per search before HiGHS takes over (about 200 MB)."""
 
 PASSES: Final = 300
 _BEAM: Final = 100
