@@ -1,6 +1,6 @@
 """How well accuracy estimators rank, against the samples they used (BINAS, Figure 7 left), and Table 2's ablation.
 
-    python benchmarks/bench_estimators.py [--epochs 16] [--test 80] [--folder F] [--fair]
+    python benchmarks/bench_estimators.py [--epochs 40] [--test 80] [--folder F] [--fair]
 
 A supernet of a small inverted-residual space is trained on scikit-learn's digits by single paths. "Measured" is the
 accuracy of a sub-network with inherited weights and re-calibrated batch norm on all validation images; the same images
@@ -62,7 +62,7 @@ def mobilenet() -> Mobilenet:
 def main() -> int:
     """Train, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=16, help="of single-path training; batches of 16")
+    parser.add_argument("--epochs", type=int, default=40, help="of single-path training; batches of 16")
     parser.add_argument("--test", type=int, default=80, help="networks to rank")
     parser.add_argument("--folder", type=Path, help="keep supernet and rows here, and go on from them")
     parser.add_argument(
