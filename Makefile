@@ -7,11 +7,12 @@ BIN := $(VENV)/bin
 TORCH_ARGS ?=
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-slow check bench format clean
+.PHONY: help setup demo test test-slow check bench bench-binas format clean
 help:
 	@echo "make demo       the whole loop on this CPU: profile, search, train, export, run, compare (about five minutes)"
 	@echo "make test       unit and end-to-end tests        make test-slow  the slower ones"
 	@echo "make check      ruff, mypy, import contracts     make bench      export, LUT and pricing figures"
+	@echo "make bench-binas  exact selection and accuracy estimators against their peers"
 
 setup: $(READY)
 $(READY): pyproject.toml constraints.txt tools/install.py
@@ -42,6 +43,12 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/bench.py
+
+bench-binas: $(READY)
+	$(BIN)/python benchmarks/bench_selection.py
+	$(BIN)/python benchmarks/bench_estimators.py
+	[ -z "$$BOARDFIT_DATA" ] || $(BIN)/python benchmarks/bench_ofa.py
+	[ -z "$$BOARDFIT_DATA" ] || $(BIN)/python benchmarks/bench_nas_bench_macro.py
 
 clean:
 	rm -rf $(VENV) demo

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from toolchain.errors import ConfigurationError
-from toolchain.spaces import load_space
+from toolchain.spaces import Mobilenet, load_space
 from toolchain.supernet import Supernet
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "spaces.md"
@@ -24,7 +24,7 @@ def test_built_in_spaces_take_parameters() -> None:
 @pytest.mark.parametrize(
     ("text", "reference", "message"),
     [
-        ("", "nope", r"unknown space 'nope' \(use connas1d, image2d, or a file"),
+        ("", "nope", r"unknown space 'nope' \(use connas1d, image2d, mobilenet, or a file"),
         ("", "{folder}/other.py:A", "no file"),
         ("x = 1", "{file}:A", "no class A.*no subclass"),
         ("from toolchain.spaces import Dense", "{file}:A", "line 1: ImportError"),
@@ -75,9 +75,23 @@ def test_the_documented_space_works(tmp_path: Path) -> None:
 def test_the_documented_session_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source, session = _blocks()
+    source, session, _ = _blocks()
     (tmp_path / "my_space.py").write_text(source)
     monkeypatch.chdir(tmp_path)
     exec(compile(session, "docs/spaces.md", "exec"), {})
     printed = capsys.readouterr().out
     assert re.search(r"print\(space.count\(\)\)  # (\d+)", session)[1] == printed.split()[0]
+
+
+def test_the_documented_contributions_run() -> None:
+    torch.manual_seed(0)
+    space = Mobilenet(input_shape=(1, 8, 8), classes=3, widths=(4, 6), depth=2)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 1, 8, 8)).astype(np.float32)
+    names = {
+        "space": space, "supernet": Supernet(space).eval(), "x_val": x, "y_val": rng.integers(3, size=40),
+        "x_train": x, "architecture": space.sample(rng),
+    }  # fmt: skip
+    exec(compile(_blocks()[2].replace("50_000", "64"), "docs/spaces.md", "exec"), names)
+    assert names["scores"].shape == (1,)
+    assert names["found"].samples >= 64

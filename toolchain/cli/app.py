@@ -100,7 +100,7 @@ def search(
     project: Folder = Path("."),
     budget: Budgets = None,
     method: Annotated[
-        str, typer.Option(help="connas, evolution or random; default: the project file's.")
+        str, typer.Option(help="connas, binas, evolution or random; default: the project file's.")
     ] = "",
     force: Force = False,
     as_json: Json = False,

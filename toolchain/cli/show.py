@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # the workflow takes seconds to import (torch), and `boardfit
     from toolchain.export.verify import Comparison
     from toolchain.measurement import Stack
     from toolchain.workflow.bench import BenchOutcome
+    from toolchain.workflow.binas import Selection
     from toolchain.workflow.deploy import DeployOutcome
     from toolchain.workflow.doctor import Check
     from toolchain.workflow.export import ExportOutcome
@@ -128,8 +129,93 @@ def search(outcome: SearchOutcome, as_json: bool) -> None:
         f"{_count(outcome.evaluations, 'network')} evaluated, {outcome.seconds:.0f} s, seed {outcome.seed}"
         + (", repaired to keep the budgets" if outcome.repaired else "")
     )
+    if outcome.selection is not None:
+        _selection(outcome.selection, [b.metric for b in outcome.budgets])
+        return
     for text, score in outcome.alternatives:
         out.print(f"  also within budgets: {text} ({100 * score:.1f} %)")
+
+
+def _selection(found: Selection, budgeted: Sequence[str]) -> None:
+    """What exact selection adds: the certificate, what more of a budget buys, the next best, what pays."""
+    out = stdout()
+    proof = {
+        "bound": "proved by the bound of its multipliers",
+        "search": "proved by exhausting what the bounds leave",
+        "open": "not proved",
+    }[found.how]
+    error = f" ± {100 * found.predicted_error:.2f}" if found.predicted_error else ""
+    out.print(
+        f"predicted accuracy {100 * found.predicted_accuracy:.2f} %{error}; optimum of the model "
+        f"{100 * found.optimum:.2f} %, bound {100 * found.bound:.2f} %, gap {100 * found.gap:.2f}: {proof}; "
+        f"{found.arcs:,} arcs solved in {found.milliseconds:.1f} ms"
+    )
+    for network in found.refused[:_SHOWN]:
+        out.print(f"  better by the model, refused by the exact check: {network.text} ({network.refused})")
+    if len(found.refused) > _SHOWN:
+        out.print(f"  and {_count(len(found.refused) - _SHOWN, 'more network')} refused")
+    out.print()
+    if found.worth:
+        print_table(
+            "What more of a budget buys (predicted accuracy, percentage points)",
+            ("budget", "searched under|", "shadow price|", "10 % more|", "buys|"),
+            [
+                (
+                    w.metric,
+                    format_value(w.metric, w.bound),
+                    _price(w.metric, w.bound, w.price),
+                    format_value(w.metric, w.more),
+                    f"{100 * w.gain:+.2f}",
+                )
+                for w in found.worth
+            ],
+        )
+    if found.alternatives:
+        metrics = [m for m in found.alternatives[0].costs if m in budgeted]
+        print_table(
+            "Next best within the budgets by the model",
+            ("predicted|", "shared weights|", *(f"{metric}|" for metric in metrics), "network"),
+            [
+                (
+                    f"{100 * a.accuracy:.2f} %",
+                    "-" if a.measured is None else f"{100 * a.measured:.1f} %",
+                    *(format_value(metric, a.costs[metric]) for metric in metrics),
+                    a.text,
+                )
+                for a in found.alternatives
+            ],
+        )
+    if found.effects:
+        print_table(
+            f"What design choices add (percentage points, mean over blocks; {found.contribution_samples:,} samples)",
+            ("design choice", "adds|", "standard error|"),
+            [(what, f"{100 * value:+.2f}", f"{100 * error:.2f}") for what, value, error in found.effects],
+        )
+    rank = (
+        "" if math.isnan(found.kendall) else f": Kendall {found.kendall:.2f}, Spearman {found.spearman:.2f}"
+    )
+    out.print(f"predicted against measured accuracy on {_count(found.ranked, 'random network')}{rank}")
+    out.print(f"Pareto front of accuracy and {found.front_metric}: {_count(found.front_size, 'network')}")
+    for path in found.plots:
+        out.print(f"  drawn: {path}")
+    if found.note:
+        out.print(found.note)
+
+
+_SHOWN = 3  # networks that the exact check refused; --json has all
+_UNITS = (
+    ("_us", (("ms", 1e3), ("us", 1.0))),
+    ("_bytes", (("kB", 1e3), ("B", 1.0))),
+    ("_uj", (("mJ", 1e3), ("uJ", 1.0))),
+    ("", (("million", 1e6), ("thousand", 1e3), ("unit", 1.0))),
+)
+
+
+def _price(metric: str, bound: float, price: float) -> str:
+    """A shadow price in percentage points per unit that people think in."""
+    units = next(units for suffix, units in _UNITS if metric.endswith(suffix))
+    unit, size = next((pair for pair in units if bound >= pair[1]), units[-1])
+    return "0" if price == 0 else f"{100 * price * size:.3g} per {unit}"
 
 
 def infeasible(error: InfeasibleError, nearest: str, as_json: bool) -> None:

@@ -13,9 +13,10 @@ from typing import Final
 from toolchain.errors import ConfigurationError
 from toolchain.spaces.connas1d import ConNAS1d
 from toolchain.spaces.image2d import Image2d
+from toolchain.spaces.mobilenet import Mobilenet
 from toolchain.spaces.space import Space
 
-BUILT_IN: Final[dict[str, type[Space]]] = {"connas1d": ConNAS1d, "image2d": Image2d}
+BUILT_IN: Final[dict[str, type[Space]]] = {"connas1d": ConNAS1d, "image2d": Image2d, "mobilenet": Mobilenet}
 
 
 def load_space(reference: str, **parameters: object) -> Space:

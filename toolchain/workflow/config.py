@@ -56,7 +56,7 @@ class DataSection(_Section):
 class SpaceSection(_Section):
     """The search space."""
 
-    name: str = Field(description="image2d, connas1d, or your own: path/to/file.py:Class")
+    name: str = Field(description="image2d, connas1d, mobilenet, or your own: path/to/file.py:Class")
     parameters: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the space")
 
 
@@ -97,7 +97,7 @@ class ProfileSection(_Section):
 class SearchSection(_Section):
     """How the network is found."""
 
-    method: Literal["connas", "evolution", "random"] = Field(
+    method: Literal["connas", "binas", "evolution", "random"] = Field(
         "connas", description="docs/cli.md, search methods"
     )
     preset: Literal["quick", "paper"] = Field(
@@ -118,6 +118,22 @@ class SearchSection(_Section):
         description="per cent by which a measured budget (latency) is tightened, as predictions err",
     )
     samples: int = Field(200, ge=1, description="evolution, random: networks evaluated")
+    sampling: Literal["uniform", "fair"] = Field(
+        "uniform",
+        description="binas: what the supernet trains: one random network a step, or all candidates equally often",
+    )
+    estimator: Literal["contributions", "fitted"] = Field(
+        "contributions",
+        description="binas: accuracies from measured contributions, or a regularised fit to the same samples",
+    )
+    contribution_samples: int = Field(
+        20_000,
+        ge=100,
+        description="binas: validation samples, each on a random network, that contributions are measured on",
+    )
+    ranking_networks: int = Field(
+        32, ge=0, description="binas: random networks measured one by one, to judge predicted accuracies"
+    )
 
 
 class TrainingSection(_Section):

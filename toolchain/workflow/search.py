@@ -21,12 +21,14 @@ from toolchain.search.random_search import random_search
 from toolchain.spaces import Architecture, Row
 from toolchain.supernet import Supernet
 from toolchain.units import Budget, QuantileBudget
+from toolchain.workflow.binas import Selection, binas_search, selection_from_record
 from toolchain.workflow.config import SearchSection
 from toolchain.workflow.costs import Costs, evidence_text, open_costs
 from toolchain.workflow.project import Progress, Project, fingerprint, silent
 from toolchain.workflow.sessions import LATENCY
 
 STAGE = "search"
+METHODS = ("connas", "binas", "evolution", "random")
 QUANTILE_SEED, QUANTILE_SAMPLES = 0, 4096
 
 
@@ -46,6 +48,7 @@ class SearchOutcome:
         method, seed, evaluations, repaired: how it was found (`toolchain.search.SearchResult`).
         alternatives: (text, score) of other networks that keep the budgets by the table.
         seconds: of the search; of the first time when it is reused.
+        selection: binas: certificate, alternatives, what more of a budget buys, which design choices pay.
         reused: nothing had changed, so the earlier result stands.
     """
 
@@ -64,6 +67,7 @@ class SearchOutcome:
     repaired: bool
     alternatives: tuple[tuple[str, float], ...]
     seconds: float
+    selection: Selection | None = None
     reused: bool = False
 
 
@@ -89,8 +93,10 @@ def search(
         ConfigurationError: a budget on a metric that this target does not give.
     """
     method = method or project.config.search.method
-    if method not in ("connas", "evolution", "random"):
-        raise UsageError(f"unknown search method {method!r}", remedy="use connas, evolution or random")
+    if method not in METHODS:
+        raise UsageError(
+            f"unknown search method {method!r}", remedy=f"use {', '.join(METHODS[:-1])} or {METHODS[-1]}"
+        )
     asked = merged_budgets(project.config.target.limits, budgets)
     progress("costs", 0, 1, "reading the table")
     costs = open_costs(project, [b.metric for b in asked])
@@ -108,8 +114,12 @@ def search(
         checkpoint.unlink(missing_ok=True)
     strict = tightened(limits, project.config.search.margin)
     started = time.monotonic()
+    selection = None
     try:
-        result = _run(project, costs, strict, method, checkpoint, progress)
+        if method == "binas":
+            result, selection = binas_search(project, costs, strict, progress=progress, force=force)
+        else:
+            result = _run(project, costs, strict, method, checkpoint, progress)
     except InfeasibleError as error:
         # An earlier winner does not keep these budgets: nobody shall go on with it.
         project.drop_record(STAGE)
@@ -131,6 +141,7 @@ def search(
         repaired=result.repaired,
         alternatives=tuple((project.space.encode(a), score) for a, score in result.alternatives[:5]),
         seconds=time.monotonic() - started,
+        selection=selection,
     )
     values = asdict(replace(outcome, rows=()))
     history = [{"step": h.step, "epoch": h.epoch, **h.values} for h in result.history]
@@ -297,5 +308,6 @@ def _from_record(project: Project, stored: Mapping[str, Any]) -> SearchOutcome:
         repaired=stored["repaired"],
         alternatives=tuple((text, score) for text, score in stored["alternatives"]),
         seconds=stored["seconds"],
+        selection=None if stored["selection"] is None else selection_from_record(stored["selection"]),
         reused=True,
     )

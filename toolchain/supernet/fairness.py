@@ -1,0 +1,203 @@
+"""Strict fairness (FairNAS, Chu et al., 2019): every candidate of every choice is trained equally often.
+
+Each step runs several paths on the same batch, adds up their gradients, and updates once. Candidates are dealt from
+shuffled decks, one deck a choice: with as many paths as candidates, each candidate of a choice is used exactly once a
+step. In stages of variable depth a block is not always there; depths are dealt from a deck of their own, and a block's
+deck only when the block exists. So at any moment the uses of two configurations of a block differ by at most one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from toolchain.errors import ConfigurationError
+from toolchain.spaces import Architecture, Space, Stage, stages_of
+from toolchain.supernet.checkpoint import load_checkpoint, restore, save_checkpoint
+from toolchain.supernet.supernet import Supernet
+from toolchain.supernet.train import (
+    Array,
+    Progress,
+    as_tensors,
+    check_settings,
+    cosine,
+    decayed_groups,
+    device_of,
+    finite,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    seeded,
+    shuffled_batches,
+    with_prefix,
+    without_prefix,
+)
+
+
+def fair_paths(space: Space, rng: np.random.Generator) -> Iterator[Architecture]:
+    """Endless architectures, dealt from decks as the module says.
+
+    A space with `stages` (a tuple of `Stage`, as `Mobilenet`) deals depths. In any other space, where a candidate
+    is not available on the path so far, the deck's next available one is taken and the others wait; a choice whose
+    candidates are always available is exactly fair.
+    """
+    stages = stages_of(space)
+    in_stages = {position for s in stages for position in range(s.first, s.first + s.depth)}
+    if in_stages and in_stages != set(range(len(space.choices))):
+        raise ConfigurationError(f"{space.name}: its stages do not cover its choices")
+    if stages:
+        yield from _stage_paths(stages, rng)
+    leaving = [
+        {state: {s.candidate: s.end for s in steps if s.start == state} for state in {s.start for s in steps}}
+        for steps in space.steps
+    ]
+    decks = [_Deck(len(choice.candidates), rng) for choice in space.choices]
+    while True:
+        state, path = 0, []
+        for position, deck in enumerate(decks):
+            ends = leaving[position][state]
+            path.append(deck.deal(ends))
+            state = ends[path[-1]]
+        yield tuple(path)
+
+
+def train_fair(
+    supernet: Supernet,
+    x: Array,
+    y: Array,
+    *,
+    epochs: int,
+    paths: int | None = None,
+    batch_size: int = 128,
+    learning_rate: float = 0.05,
+    final_learning_rate: float = 0.0,
+    weight_decay: float = 5e-4,
+    seed: int = 0,
+    progress: Progress | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+) -> tuple[float, ...]:
+    """Train a supernet by single paths with strict fairness (SGD Nesterov, cosine schedule, one update a step).
+
+    Gradients are summed over the paths, as FairNAS does, so a candidate that is used once a step moves as in
+    single-path training. Those of stem and head, which every path uses, are divided by the number of paths.
+
+    Args:
+        supernet: trained in place.
+        x, y: training data, numpy in torch's layout.
+        epochs: passes over the data; each costs `paths` times one of `train_supernet`.
+        paths: paths a step; None: as many as the largest choice (of a stage: its configurations) has candidates.
+        batch_size, learning_rate, final_learning_rate, weight_decay: as `train_network`.
+        seed: the same seed and data give the same weights.
+        progress: called after each epoch.
+        checkpoint: rewritten after each epoch. resume: continue from it where it exists; the result is the same.
+
+    Returns:
+        mean training loss of each epoch.
+
+    Raises:
+        DataError: broken data.
+        ConfigurationError: a loss that is not finite, bad settings, or a checkpoint of another training.
+    """
+    paths = paths_per_step(supernet.space) if paths is None else paths
+    if min(paths, epochs, batch_size) < 1:
+        raise ConfigurationError(
+            f"paths {paths}, epochs {epochs} and batch_size {batch_size} must be positive"
+        )
+    device = device_of(supernet)
+    inputs, labels = as_tensors(x, y, device, "training data")
+    optimizer = torch.optim.SGD(
+        decayed_groups(supernet, weight_decay), lr=learning_rate, momentum=0.9, nesterov=True
+    )
+    settings: dict[str, Any] = {
+        "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "paths": paths,
+        "final_learning_rate": final_learning_rate, "weight_decay": weight_decay, "samples": len(x),
+        "space": supernet.space.name,
+    }  # fmt: skip
+    losses: list[float] = []
+    if resume and checkpoint is not None and checkpoint.exists():
+        found = load_checkpoint(checkpoint)
+        check_settings(checkpoint, found.metadata, {"kind": "train_fair"})
+        check_settings(checkpoint, found.metadata["settings"], settings)
+        restore(supernet, without_prefix("weights/", found.tensors), str(checkpoint))
+        load_optimizer_tensors(optimizer, found.tensors, "optimizer/")
+        losses = [float(v) for v in found.metadata["losses"]]
+    always = [*supernet.stem.parameters(), *supernet.head.parameters()]
+    steps = math.ceil(len(x) / batch_size)
+    for epoch in range(len(losses), epochs):
+        supernet.train()
+        # Decks start afresh with each epoch, so that a checkpoint need not hold them.
+        dealt = fair_paths(supernet.space, np.random.default_rng([seed, epoch]))
+        part: list[float] = []
+        with seeded(seed, epoch, device) as generator:
+            for step, index in enumerate(shuffled_batches(len(x), batch_size, generator)):
+                rate = cosine(learning_rate, final_learning_rate, (epoch * steps + step) / (epochs * steps))
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                optimizer.zero_grad()
+                for _ in range(paths):
+                    logits = supernet.forward_architecture(inputs[index], next(dealt))
+                    loss = functional.cross_entropy(logits, labels[index])
+                    part.append(finite(loss, epoch, step, rate))
+                    loss.backward()  # type: ignore[no-untyped-call]
+                for parameter in always:
+                    if parameter.grad is not None:
+                        parameter.grad /= paths
+                optimizer.step()
+        losses.append(float(np.mean(part)))
+        if checkpoint is not None:
+            save_checkpoint(
+                checkpoint,
+                {
+                    **with_prefix("weights/", supernet.state_dict()),
+                    **optimizer_tensors(optimizer, "optimizer/"),
+                },
+                {"kind": "train_fair", "settings": settings, "losses": losses},
+            )
+        if progress is not None:
+            progress(epoch + 1, epochs, f"supernet loss {losses[-1]:.4f}")
+    supernet.eval()
+    return tuple(losses)
+
+
+def paths_per_step(space: Space) -> int:
+    """Paths that use each candidate of the largest choice once; of a stage, each configuration (`none` is none)."""
+    stages = stages_of(space)
+    if stages:
+        return max(stage.none for stage in stages)
+    return max(len(choice.candidates) for choice in space.choices)
+
+
+def _stage_paths(stages: tuple[Stage, ...], rng: np.random.Generator) -> Iterator[Architecture]:
+    depths = [_Deck(stage.depth - stage.least + 1, rng) for stage in stages]
+    blocks = [[_Deck(stage.none, rng) for _ in range(stage.depth)] for stage in stages]
+    while True:
+        path: list[int] = []
+        for stage, depth_deck, decks in zip(stages, depths, blocks, strict=True):
+            depth = stage.least + depth_deck.deal()
+            path += [deck.deal() for deck in decks[:depth]] + [stage.none] * (stage.depth - depth)
+        yield tuple(path)
+
+
+class _Deck:
+    """Cards 0 to size - 1, dealt in random order; all are dealt before one comes again."""
+
+    def __init__(self, size: int, rng: np.random.Generator) -> None:
+        self._size, self._rng = size, rng
+        self._cards: list[int] = []
+
+    def deal(self, allowed: dict[int, int] | None = None) -> int:
+        """The next card, or the next that is a key of `allowed`; the cards before it keep their turn."""
+        while True:
+            for place, card in enumerate(self._cards):
+                if allowed is None or card in allowed:
+                    return self._cards.pop(place)
+            # A card that waits does not come twice, so that rarely available ones cannot pile up.
+            self._cards += [
+                card for card in self._rng.permutation(self._size).tolist() if card not in self._cards
+            ]

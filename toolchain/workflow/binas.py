@@ -1,0 +1,576 @@
+"""BINAS in a project (docs/binas.md): supernet, accuracy contributions, exact selection, and what people look at.
+
+The supernet and the contributions depend on data, space, seed and their own settings, not on budgets or
+prices. So they are kept in the project, and a search under other budgets only solves and checks.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from profilers.cost import MACS, PARAMS, RAM_BYTES, ArcMetric, flash_bytes, operator_sum
+from profilers.counts import flash_model
+from toolchain.errors import InfeasibleError
+from toolchain.files import write_atomic, write_json
+from toolchain.report.insights import effects, overall, panels
+from toolchain.report.plots import (
+    FrontPicture,
+    Panel,
+    Point,
+    RankingPicture,
+    plot_front,
+    plot_panels,
+    plot_ranking,
+)
+from toolchain.search.estimators import (
+    AdditiveEstimator,
+    Encoding,
+    choice_contributions,
+    fit_ridge,
+    rank_quality,
+    stage_contributions,
+)
+from toolchain.search.estimators.paths import sample_paths
+from toolchain.search.evaluators import SupernetEvaluator, recalibration_batches, train_supernet
+from toolchain.search.exact import (
+    ArcFlow,
+    Solution,
+    best_designs,
+    from_chain,
+    pareto_front,
+    solve,
+    sweep,
+    verify,
+    what_if,
+)
+from toolchain.search.feasibility import price_one
+from toolchain.search.protocols import Architecture, Floats, Sampler, SearchResult
+from toolchain.search.selection import choose
+from toolchain.spaces import Mobilenet, stages_of
+from toolchain.supernet import Supernet
+from toolchain.supernet.fairness import train_fair
+from toolchain.units import Budget, format_value
+from toolchain.workflow.costs import Costs, evidence_text
+from toolchain.workflow.project import Progress, Project, fingerprint
+from toolchain.workflow.sessions import LATENCY
+
+METHOD: Final = "binas"
+CERTIFICATE: Final = "certificate.json"
+PLOTS: Final = "plots"
+SUPERNET_EPOCHS, SUPERNET_BATCH, SUPERNET_RATE = 40, 32, 0.05
+RANKING_SEED: Final = 0x4A4D
+EXACT_FRONT: Final = 3000  # arcs up to which the front is complete to the last point
+SWEEP: Final = 60  # bounds at which the front under all budgets is drawn
+FITTED_SAMPLES: Final = 64_000  # a fit takes memory as the square of its rows, 16 samples each
+PROOF_LABELS: Final = 200_000  # partial paths that the checker walks, about a second
+ALTERNATIVES: Final = 5
+CHECKED: Final = 40  # best architectures of the model that are tried before its budgets are tightened
+ROUNDS: Final = 8
+MORE: Final = 0.10  # "what would 10 % more of a budget buy"
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """Another network of the space.
+
+    Attributes:
+        text: as people read it.
+        accuracy: predicted from contributions, 0 to 1.
+        measured: accuracy with shared weights, 0 to 1; None where it was not measured.
+        costs: metric -> value by the table.
+        refused: what the exact check found, where it refused this network; "" for one that was not checked.
+    """
+
+    text: str
+    accuracy: float
+    measured: float | None
+    costs: Mapping[str, float]
+    refused: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """What more of one budget buys.
+
+    Attributes:
+        metric: of the budget. bound: it, as searched under.
+        price: shadow price, accuracy (0 to 1) per unit of the metric: the slope of the Lagrangian bound at this budget.
+        more: bound of the trial, `MORE` above. gain: accuracy that the exact optimum under it adds.
+    """
+
+    metric: str
+    bound: float
+    price: float
+    more: float
+    gain: float
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What exact selection says beside the chosen network. Accuracies are 0 to 1, with the supernet's shared weights.
+
+    Attributes:
+        predicted_accuracy: of the chosen network, and its standard error `predicted_error`, the contributions taken
+            as independent; 0 for a fit. base: mean accuracy that they add to.
+        optimum, bound: predicted accuracy of the best network within the budgets, and what none of them exceeds.
+        proved: bound and optimum are equal; `how` it was proved by the checker: "bound", "search" or "open".
+        milliseconds: of the solve. arcs: size of the model.
+        worth: per budget, what more of it buys.
+        alternatives: next best networks within the budgets. refused: better ones that the exact check refused.
+        front_metric, front_size: the Pareto front of accuracy against this cost, all others free.
+        kendall, spearman, ranked: agreement of predicted and measured accuracy on so many random networks.
+        contribution_samples: validation samples spent on contributions.
+        effects: (design choice, mean contribution, standard error), the largest first.
+        plots: files that were drawn. note: why none were.
+    """
+
+    predicted_accuracy: float
+    predicted_error: float
+    base: float
+    optimum: float
+    bound: float
+    proved: bool
+    how: str
+    milliseconds: float
+    arcs: int
+    worth: tuple[Worth, ...]
+    alternatives: tuple[Alternative, ...]
+    refused: tuple[Alternative, ...]
+    front_metric: str
+    front_size: int
+    kendall: float
+    spearman: float
+    ranked: int
+    contribution_samples: int
+    effects: tuple[tuple[str, float, float], ...]
+    plots: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def gap(self) -> float:
+        """How much better than the optimum found a network within the budgets might be; 0 when proved."""
+        return self.bound - self.optimum
+
+
+def selection_from_record(stored: Mapping[str, Any]) -> Selection:
+    """The selection that a record describes."""
+    values = dict(stored)
+    values["worth"] = tuple(Worth(**w) for w in stored["worth"])
+    for key in ("alternatives", "refused"):
+        values[key] = tuple(Alternative(**a) for a in stored[key])
+    values["effects"] = tuple((what, value, error) for what, value, error in stored["effects"])
+    values["plots"] = tuple(stored["plots"])
+    return Selection(**values)
+
+
+def arc_metrics(costs: Costs) -> dict[str, ArcMetric]:
+    """How the project's prices are made from arcs: what `costs.table` adds up, for a model in integers."""
+    found = {}
+    if costs.values:
+        found[LATENCY] = operator_sum(LATENCY, costs.values, costs.chain, calibration=costs.calibration)
+    found |= {"params": PARAMS, "macs": MACS, "flash_bytes": flash_bytes(flash_model(costs.chain.operators))}
+    return {**found, "ram_bytes": RAM_BYTES}
+
+
+def binas_search(
+    project: Project,
+    costs: Costs,
+    limits: tuple[Budget, ...],
+    *,
+    progress: Progress,
+    force: bool = False,
+) -> tuple[SearchResult, Selection]:
+    """Train, measure contributions, solve, check exactly. What was trained and measured before is used again.
+
+    Args:
+        limits: hard upper bounds, measured ones with their margin taken off.
+        force: train and measure again.
+
+    Raises:
+        InfeasibleError: no network of the space keeps the budgets by the model, or none that was tried keeps them
+            exactly.
+    """
+    metrics = arc_metrics(costs)
+    # Whether any network keeps the budgets is known before anything is trained.
+    solve(from_chain(costs.chain, lambda position, arc: 0.0, metrics), limits)
+    torch.set_num_threads(project.config.project.threads)
+    supernet, trained = _supernet(project, progress, force)
+    contributions = _contributions(project, supernet, trained, progress, force)
+    estimator = contributions.estimator
+    model = from_chain(
+        costs.chain,
+        [v.tolist() for v in estimator.arc_values(costs.chain)],
+        metrics,
+        value_base=estimator.base,
+    )
+    progress("select", 0, 1, f"{model.arcs:,} arcs, {len(limits)} budgets")
+    best = solve(model, limits)
+    verdict = verify(model, best.certificate, labels=PROOF_LABELS)
+    write_json(project.results / CERTIFICATE, best.certificate.as_dict())
+    progress("select", 1, 1, f"predicted accuracy {100 * best.score:.2f} %")
+    picked = _first_that_passes(project, costs, model, limits, best, progress)
+    passed_over = {*picked.refused, picked.architecture}
+    others = [
+        s for s in best_designs(model, limits, ALTERNATIVES + len(passed_over))
+        if s.architecture not in passed_over
+    ][:ALTERNATIVES]  # fmt: skip
+
+    evaluator = _evaluator(project, supernet)
+    scores = []
+    for number, architecture in enumerate([picked.architecture, *(s.architecture for s in others)]):
+        scores.append(evaluator([architecture])[0])
+        progress("evaluate", number + 1, 1 + len(others), f"shared weights: {100 * scores[-1].score:.1f} %")
+    ranking = _ranking(project, evaluator, estimator, trained, progress, force)
+    measured = contributions.measured
+    found = effects(project.space.choices, measured.values, measured.errors)
+    front = _front(project, model, limits, costs)
+    selection = Selection(
+        predicted_accuracy=float(estimator.predict([picked.architecture])[0]),
+        predicted_error=_error(estimator, picked.architecture),
+        base=contributions.mean,
+        optimum=best.score,
+        bound=best.upper,
+        proved=verdict.optimal,
+        how=verdict.how,
+        milliseconds=1e3 * best.seconds,
+        arcs=model.arcs,
+        worth=_worth(model, limits, best),
+        alternatives=tuple(
+            Alternative(
+                project.space.encode(s.architecture), s.score, e.score, _priced(costs, s.architecture)
+            )
+            for s, e in zip(others, scores[1:], strict=True)
+        ),
+        refused=tuple(picked.refused.values()),
+        front_metric=front.metric,
+        front_size=len(front.costs),
+        kendall=ranking.kendall,
+        spearman=ranking.spearman,
+        ranked=len(ranking.predicted),
+        contribution_samples=contributions.samples,
+        effects=overall(found),
+    )
+    selection = _drawn(project, costs, limits, picked.architecture, selection, front, ranking, panels(found))
+    progress("plots", 1, 1, f"{len(selection.plots)} files")
+    result = SearchResult(
+        architecture=picked.architecture,
+        score=scores[0].score,
+        predicted=price_one(costs.table, picked.architecture),
+        exact=picked.exact,
+        method=METHOD,
+        seed=project.config.project.seed,
+        evaluations=len(ranking.predicted) + len(scores),
+        repaired=picked.repaired,
+        alternatives=tuple((s.architecture, e.score) for s, e in zip(others, scores[1:], strict=True)),
+    )
+    return result, selection
+
+
+@dataclass(frozen=True, eq=False)
+class _Contributions:
+    """What predicts accuracies; contributions with standard errors, the mean accuracy, and samples behind them."""
+
+    estimator: AdditiveEstimator
+    measured: AdditiveEstimator
+    mean: float
+    samples: int
+
+
+def _supernet(project: Project, progress: Progress, force: bool) -> tuple[Supernet, str]:
+    """The trained supernet, and the fingerprint of everything that it depends on."""
+    config, data = project.config, project.data
+    settings = config.search
+    schedule = {
+        "epochs": settings.epochs or SUPERNET_EPOCHS,
+        "batch_size": settings.batch_size or SUPERNET_BATCH,
+        "learning_rate": settings.learning_rate or SUPERNET_RATE,
+    }
+    seed = config.project.seed
+    trained = fingerprint(
+        schedule, settings.sampling, seed, config.project.threads, data.fingerprint, project.space_fingerprint
+    )
+    path = project.checkpoint(f"{METHOD}-supernet-{trained}.safetensors")
+    if force:
+        path.unlink(missing_ok=True)
+    torch.manual_seed(seed)
+    supernet = Supernet(project.space)
+    common: dict[str, Any] = {
+        **schedule,
+        "seed": seed,
+        "progress": lambda done, total, note: progress("supernet", done, total, note),
+        "checkpoint": path,
+        "resume": True,
+    }
+    if settings.sampling == "fair":
+        train_fair(supernet, data.x["train"], data.y["train"], **common)
+    else:
+        train_supernet(supernet, data.x["train"], data.y["train"], sample=_sampler(project), **common)
+    return supernet, trained
+
+
+def _sampler(project: Project) -> Sampler:
+    """How sub-networks are drawn, for training and for contributions: depths uniform where the space has depths."""
+    space = project.space
+    return space.sample_by_depth if isinstance(space, Mobilenet) else space.sample
+
+
+def _contributions(
+    project: Project, supernet: Supernet, trained: str, progress: Progress, force: bool
+) -> _Contributions:
+    """Contributions of all candidates within the sample budget; a larger budget goes on from a smaller one."""
+    path = project.checkpoint(f"{METHOD}-contributions-{trained}.npz")
+    if force:
+        path.unlink(missing_ok=True)
+    data, space = project.data, project.space
+    paths = sample_paths(
+        supernet,
+        data.x["val"],
+        data.y["val"],
+        samplers=[_sampler(project)],
+        samples=project.config.search.contribution_samples,
+        companions=data.x["train"],
+        seed=project.config.project.seed,
+        checkpoint=path,
+        resume=True,
+        progress=lambda done, total, note: progress("contributions", done, total, note),
+    )
+    mean = float(paths.right.sum() / paths.samples)
+    stages = stages_of(space)
+    sizes = tuple(len(choice.candidates) for choice in space.choices)
+    measured = (
+        stage_contributions(paths, stages).estimator() if stages else choice_contributions(paths, sizes)
+    )
+    estimator = measured
+    if project.config.search.estimator == "fitted":
+        part = paths.first(FITTED_SAMPLES)
+        fitted = fit_ridge(part.architectures, part.right / part.total, Encoding(sizes, stages), "linear")
+        estimator = fitted.additive()
+    return _Contributions(estimator, measured, mean, paths.samples)
+
+
+def _evaluator(project: Project, supernet: Supernet) -> SupernetEvaluator:
+    data = project.data
+    batches = recalibration_batches(data.x["train"], torch.device("cpu"))
+    return SupernetEvaluator(supernet, data.x["val"], data.y["val"], batches)
+
+
+def _ranking(
+    project: Project,
+    evaluator: SupernetEvaluator,
+    estimator: AdditiveEstimator,
+    trained: str,
+    progress: Progress,
+    force: bool,
+) -> RankingPicture:
+    """Random networks, predicted and measured one by one; measured ones are kept for the next search."""
+    path = project.checkpoint(f"{METHOD}-ranking-{trained}.json")
+    known: dict[str, list[float]] = {}
+    if not force:
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            known = {}  # none yet, or damaged: measured again
+    rng = np.random.default_rng([RANKING_SEED, project.config.project.seed])
+    sampler = _sampler(project)
+    count = project.config.search.ranking_networks
+    drawn = list(dict.fromkeys(sampler(rng) for _ in range(count)))
+    texts = [project.space.encode(a) for a in drawn]
+    for number, (text, architecture) in enumerate(zip(texts, drawn, strict=True)):
+        if text not in known:
+            found = evaluator([architecture])[0]
+            known[text] = [found.score, found.uncertainty]
+            progress("ranking", number + 1, len(drawn), "random networks measured")
+    write_json(path, known)
+    measured = np.array([known[text] for text in texts]).reshape(len(texts), 2)
+    predicted = estimator.predict(drawn)
+    quality = rank_quality(predicted, measured[:, 0]) if len(drawn) > 1 else None
+    return RankingPicture(
+        predicted,
+        measured[:, 0],
+        measured[:, 1],
+        quality.kendall if quality else math.nan,
+        quality.spearman if quality else math.nan,
+        len(project.data.y["val"]),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Picked:
+    """What passed the exact check, the better ones that did not, and whether the model's budgets were tightened."""
+
+    architecture: Architecture
+    exact: Mapping[str, float]
+    refused: Mapping[Architecture, Alternative]
+    repaired: bool
+
+
+def _first_that_passes(
+    project: Project,
+    costs: Costs,
+    model: ArcFlow,
+    limits: tuple[Budget, ...],
+    best: Solution,
+    progress: Progress,
+) -> _Picked:
+    """The best architecture of the model whose real graph and file keep the budgets.
+
+    The model's architectures are tried best first. Where `CHECKED` of them fail, the model predicts some metric too
+    low for what is good here: its budget is then tightened by the ratio found, and solved again.
+
+    Raises:
+        InfeasibleError: nothing that was tried passes.
+    """
+    refused: dict[Architecture, Alternative] = {}
+    ratios = {b.metric: 1.0 for b in limits}
+    for turn in range(ROUNDS):
+        budgets = tuple(Budget(b.metric, b.bound * ratios[b.metric]) for b in limits)
+        try:
+            tried = _best_first(model, budgets, best if turn == 0 else None)
+            for candidate in tried:
+                if candidate.architecture in refused:
+                    continue
+                exact = costs.exact(candidate.architecture)
+                progress("check", len(refused) + 1, len(refused) + 1, "real graph and file")
+                broken = [b for b in limits if not b.keeps(exact[b.metric])]
+                if not broken:
+                    return _Picked(candidate.architecture, exact, refused, turn > 0)
+                refused[candidate.architecture] = Alternative(
+                    project.space.encode(candidate.architecture),
+                    candidate.score,
+                    None,
+                    _priced(costs, candidate.architecture),
+                    ", ".join(f"{b.metric} is {format_value(b.metric, exact[b.metric])}" for b in broken),
+                )
+                for b in broken:
+                    predicted = candidate.resources[b.metric]
+                    if 0 < predicted < exact[b.metric]:
+                        ratios[b.metric] = min(ratios[b.metric], predicted / exact[b.metric])
+        except InfeasibleError:
+            break  # tightened too far
+    rng = np.random.default_rng(project.config.project.seed)
+    found = choose(costs.table, limits, [], costs.exact, rng, start=best.architecture)
+    return _Picked(found.architecture, found.exact, refused, True)
+
+
+def _best_first(model: ArcFlow, budgets: tuple[Budget, ...], best: Solution | None) -> Iterator[Solution]:
+    """The optimum, then the next best ones, which are looked for only when they are asked for."""
+    yield best or solve(model, budgets)
+    yield from best_designs(model, budgets, CHECKED if best else ALTERNATIVES)
+
+
+def _error(estimator: AdditiveEstimator, architecture: Architecture) -> float:
+    """Standard error of a predicted accuracy, the contributions taken as independent; 0 where it is not known."""
+    if not estimator.errors:
+        return 0.0
+    errors = [float(e[index]) for e, index in zip(estimator.errors, architecture, strict=True)]
+    total = math.hypot(*errors)
+    return total if math.isfinite(total) else 0.0
+
+
+def _priced(costs: Costs, architecture: Architecture) -> dict[str, float]:
+    return price_one(costs.table, architecture)
+
+
+def _worth(model: ArcFlow, limits: tuple[Budget, ...], best: Solution) -> tuple[Worth, ...]:
+    """Per budget, its shadow price, and what the exact optimum gains when it alone is larger."""
+    changes = what_if(model, limits, {b.metric: MORE * b.bound for b in limits})
+    return tuple(
+        Worth(b.metric, b.bound, best.prices.get(b.metric, 0.0), b.bound + change.amount, change.gain or 0.0)
+        for b, change in zip(limits, changes, strict=True)
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Front:
+    """Networks that no other beats in both accuracy and this cost, costs ascending; then the same with every other
+    budget held, at some bounds."""
+
+    metric: str
+    costs: Floats
+    accuracies: Floats
+    held_costs: Floats
+    held_accuracies: Floats
+
+
+def _front(project: Project, model: ArcFlow, limits: tuple[Budget, ...], costs: Costs) -> _Front:
+    """The front against the first budgeted sum, within the budgets on maxima (RAM); kept as front.csv."""
+    how = dict(zip(costs.table.metrics, costs.table.combines, strict=True))
+    sums = [name for name in (*(b.metric for b in limits), *how) if how[name] == "sum"]
+    metric = sums[0]
+    caps = [b for b in limits if how[b.metric] == "max"]
+    found = pareto_front(model, metric, budgets=caps, epsilon=0.0 if model.arcs <= EXACT_FRONT else 1e-4)
+    amounts, scores = found.amounts, found.scores
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([metric, "predicted_accuracy", "architecture"])
+    for index, (amount, score) in enumerate(zip(amounts.tolist(), scores.tolist(), strict=True)):
+        writer.writerow([f"{amount:.6g}", f"{score:.6f}", project.space.encode(found.architecture(index))])
+    write_atomic(project.results / PLOTS / "front.csv", text.getvalue().encode())
+    held: list[Solution] = []
+    if any(b.metric != metric and how[b.metric] == "sum" for b in limits):
+        bounds = np.linspace(amounts[0], amounts[-1], SWEEP).tolist()
+        held = [s for s in sweep(model, limits, metric, bounds) if s is not None]
+    return _Front(
+        metric,
+        amounts,
+        scores,
+        np.array([s.resources[metric] for s in held]),
+        np.array([s.score for s in held]),
+    )
+
+
+def _can_draw() -> bool:
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def _drawn(
+    project: Project,
+    costs: Costs,
+    limits: tuple[Budget, ...],
+    chosen: Architecture,
+    selection: Selection,
+    front: _Front,
+    ranking: RankingPicture,
+    bars: Sequence[Panel],
+) -> Selection:
+    """The selection with the pictures that were drawn, or why there are none."""
+    if not _can_draw():
+        return replace(selection, note="no plots: matplotlib is missing (pip install 'boardfit[plots]')")
+    bounds = {b.metric: b.bound for b in limits}
+    how = dict(zip(costs.table.metrics, costs.table.combines, strict=True))
+    said = {
+        kind: ", ".join(
+            f"{m} ≤ {format_value(m, v)}" for m, v in bounds.items() if how[m] == kind and m != front.metric
+        )
+        for kind in ("max", "sum")
+    }
+    picture = FrontPicture(
+        front.metric,
+        evidence_text(costs, front.metric),
+        front.costs,
+        front.accuracies,
+        Point(_priced(costs, chosen)[front.metric], selection.predicted_accuracy, selection.predicted_error),
+        tuple(Point(a.costs[front.metric], a.accuracy) for a in selection.alternatives),
+        bounds.get(front.metric),
+        said["max"],
+        said["sum"],
+        front.held_costs,
+        front.held_accuracies,
+    )
+    folder = project.results / PLOTS
+    files = [*plot_front(picture, folder / "front")]
+    if len(ranking.predicted) > 1:
+        files += plot_ranking(ranking, folder / "ranking")
+    if any(panel.bars for panel in bars):
+        files += plot_panels(bars, "What design choices add to the accuracy", folder / "contributions")
+    return replace(selection, plots=tuple(str(path.relative_to(project.folder)) for path in files))
