@@ -110,7 +110,8 @@ def test_a_wheel_has_all_that_is_needed(tmp_path: Path) -> None:
         archive.extractall(installed)
         points = next(archive.read(name) for name in names if name.endswith("entry_points.txt")).decode()
     expected = {str(path.relative_to(ROOT)) for path in SOURCES}
-    expected |= {f"{package}/py.typed" for package in PACKAGES} | {"toolchain/cli/templates/boardfit.toml"}
+    expected |= {f"{package}/py.typed" for package in PACKAGES}
+    expected |= {"toolchain/cli/templates/boardfit.toml", "toolchain/search/exact/core.c"}
     assert expected == {name for name in names if ".dist-info/" not in name}
     assert "boardfit = toolchain.cli:main" in points
     assert any(name.endswith("/licenses/LICENSE") for name in names)
