@@ -151,7 +151,7 @@ def corrupt(name: str, where: str) -> LutError:
     """The error for a damaged file."""
     return LutError(
         f"{name} is damaged: {where}",
-        remedy="restore a copy, or rescue it with `sqlite3 FILE .recover` and profile what is missing",
+        remedy="restore a copy, rescue it with `sqlite3 FILE .recover`, or move it away; then run `boardfit profile`",
     )
 
 

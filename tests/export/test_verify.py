@@ -21,6 +21,7 @@ from toolchain.export import (
     write_onnx,
     write_tflite,
 )
+from toolchain.export.verify import Comparison
 from toolchain.graph import Graph, GraphBuilder
 from toolchain.graph.float_reference import run_float
 from toolchain.graph.graph import Array
@@ -225,3 +226,15 @@ def test_trained_nets(name: str) -> None:
     result = verify(module, graph, int8, nhwc(x), y, files=files, input_shape=shape)
     result.raise_for_breach()
     assert not result.skipped
+
+
+@pytest.mark.parametrize(
+    ("reason", "helps"), [("accuracy is 0.037 lower, limit 0.03", True), ("2 differ", False)]
+)
+def test_lost_accuracy_says_what_to_try_and_what_one_sample_is(reason: str, helps: bool) -> None:
+    result = Verification((Comparison("int8 graph / torch", "failed", samples=27, reason=reason),))
+    with pytest.raises(VerificationError) as caught:
+        result.raise_for_breach()
+    assert caught.value.remedy.startswith("do not deploy these files")
+    assert ("27 samples (one is 0.037)" in caught.value.remedy) is helps
+    assert ('training.quantization = "qat"' in caught.value.remedy) is helps

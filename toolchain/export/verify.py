@@ -29,6 +29,7 @@ FloatArray = NDArray[np.float32]
 
 # Samples that run at once: bounds the memory for activations.
 _CHUNK = 64
+_LOSS = "accuracy is"  # how the reason of a lossy quantisation begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,14 @@ class Verification:
         """
         failed = [f"{row.name}: {row.reason}" for row in self.rows if not row.ok]
         if failed:
-            raise VerificationError("; ".join(failed), remedy="do not deploy these files")
+            remedy = "do not deploy these files"
+            lossy = [row for row in self.rows if not row.ok and row.reason.startswith(_LOSS)]
+            if lossy:
+                remedy += (
+                    f"; int8 lost accuracy on {lossy[0].samples} samples (one is {1 / max(1, lossy[0].samples):.3f}): "
+                    'try training.quantization = "qat", training.ranges = "mse", or a larger test split'
+                )
+            raise VerificationError("; ".join(failed), remedy=remedy)
 
 
 def verify(
@@ -337,7 +345,7 @@ def _agreement_of(limit: float) -> tuple[Judge, str]:
 def _accuracy_within(limit: float) -> tuple[Judge, str]:
     def judge(row: Comparison) -> str:
         loss = (row.reference_accuracy or 0.0) - (row.accuracy or 0.0)
-        return "" if loss <= limit + 1e-9 else f"accuracy is {loss:.3f} lower, limit {limit:g}"
+        return "" if loss <= limit + 1e-9 else f"{_LOSS} {loss:.3f} lower, limit {limit:g}"
 
     return judge, f"accuracy at most {limit:g} lower"
 

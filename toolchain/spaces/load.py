@@ -84,7 +84,10 @@ def _class_in(path: Path, name: str) -> type[Space]:
 
 def _run_file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise ConfigurationError(f"no file {path}", remedy="paths are relative to the current folder")
+        raise ConfigurationError(
+            f"no file {path}",
+            remedy="paths are relative to boardfit.toml, or, in Python, to the current folder",
+        )
     name = "boardfit_user_" + path.stem
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None

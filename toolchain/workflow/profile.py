@@ -15,6 +15,7 @@ from toolchain.graph import Graph
 from toolchain.graph.operator import Operator
 from toolchain.measurement import Stack
 from toolchain.spaces import Architecture
+from toolchain.workflow.deploy import model_file
 from toolchain.workflow.models import structural_graph, structural_onnx
 from toolchain.workflow.project import Progress, Project, silent
 from toolchain.workflow.sessions import LATENCY, open_session
@@ -62,12 +63,14 @@ def profile(
 
     Raises:
         DeviceError: the target cannot be opened or is busy. Rows measured before stay.
+        ConfigurationError: the target takes no model of this precision.
     """
     precision = project.config.target.precision
     progress("space", 0, 1, "lowering blocks")
     chain = project.space.chain(precision)
     progress("space", 1, 1, f"{len(chain.operators)} distinct operators")
     with Lut.open(project.lut_path) as lut, open_session(project.config.target.url, precision) as session:
+        model_file(session.model_format, precision)  # refuses what could be measured but never deployed
         operators = profile_operators(
             lut,
             session,
