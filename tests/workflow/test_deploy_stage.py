@@ -153,3 +153,33 @@ def test_int8_onnx_may_err_elsewhere_but_not_more(finished: Path, monkeypatch: p
         VerificationError, match=r"75\.0 % of 24 answers are right, by the float reference 91\.7 %"
     ):
         stage._check_outputs(project, session, b"", "model_int8.onnx")
+
+
+class _Flickering:
+    """A session whose machine is slow for a while."""
+
+    def __init__(self, anchors: list[float]) -> None:
+        self.anchors = anchors
+
+    def measure(self, jobs: list[Job], *, wait: bool = False) -> Iterator[Result]:
+        anchor = self.anchors.pop(0)
+        found = Measurement(
+            LATENCY,
+            2 * anchor,
+            Evidence.HOST_WALL,
+            unstable=anchor > 1.03,
+            details={"anchor_us": str(anchor)},
+        )
+        yield Result(jobs[0].key, found)
+
+
+@pytest.mark.parametrize(
+    ("anchors", "value", "left"),
+    [([1.0, 9.0], 2.0, 1), ([1.5, 1.0, 9.0], 2.0, 1), ([1.5, 1.2, 1.4, 1.6, 9.0], 2.4, 1)],
+)
+def test_a_slow_phase_is_measured_again(anchors: list[float], value: float, left: int) -> None:
+    session = _Flickering(list(anchors))
+    found = stage._measure(session, b"model", wait=False)  # type: ignore[arg-type]
+    assert found.value == value
+    assert found.unstable == (value != 2.0)
+    assert len(session.anchors) == left

@@ -75,6 +75,10 @@ def profile(outcome: ProfileOutcome, as_json: bool) -> None:
         out.print(calibration_text(outcome.calibration))
 
 
+WEAK_SPEARMAN = 0.7  # below this, sums of operators hardly rank networks
+WEAK = "do not trust predicted latencies; measure when the machine is quiet, with more profile.networks"
+
+
 def calibration_text(calibration: Calibration) -> str:
     """How sums of operators predict networks that the fit has not seen."""
     rank = "-" if math.isnan(calibration.spearman) else f"{calibration.spearman:.3f}"
@@ -85,6 +89,7 @@ def calibration_text(calibration: Calibration) -> str:
         f"  on {_count(calibration.n_held_out, 'network')} not in the fit ({calibration.method}): "
         f"mean error {calibration.mape:.1f} %, within 10 %: {100 * calibration.share_within_10:.0f} %, "
         f"Spearman {rank} [{calibration.evidence.value}]"
+        + ("\n  weak: " + WEAK if calibration.scale == 0 or calibration.spearman < WEAK_SPEARMAN else "")
     )
 
 
@@ -134,6 +139,8 @@ def search(outcome: SearchOutcome, as_json: bool) -> None:
         return
     for text, score in outcome.alternatives:
         out.print(f"  also within budgets: {text} ({100 * score:.1f} %)")
+    if outcome.method == "connas" and outcome.alternatives:
+        out.print("  (the choice is by validation loss, not by this accuracy)")
 
 
 def _selection(found: Selection, budgeted: Sequence[str]) -> None:
