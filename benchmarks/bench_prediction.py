@@ -26,7 +26,7 @@ from toolchain.workflow.project import Project
 
 SPACES = {
     "image2d": {"input_shape": [1, 32, 32], "classes": 10},
-    "connas1d": {"input_shape": [8, 256], "classes": 4, "channels": [8, 16, 32, 64]},
+    "connas1d": {"input_channels": 8, "length": 256, "classes": 4, "channels": [8, 16, 32, 64]},
 }
 
 
