@@ -4,35 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from toolchain.errors import ConfigurationError
 from toolchain.search.protocols import Architecture, Evaluation, Progress, Sampler
-from toolchain.supernet.checkpoint import load_checkpoint, restore, save_checkpoint
+from toolchain.supernet.single_path import train_paths
 from toolchain.supernet.supernet import Supernet, recalibrate_bn
-from toolchain.supernet.train import (
-    Array,
-    as_tensors,
-    check_settings,
-    cosine,
-    decayed_groups,
-    device_of,
-    evaluate,
-    finite,
-    load_optimizer_tensors,
-    optimizer_tensors,
-    seeded,
-    shuffled_batches,
-    with_prefix,
-    without_prefix,
-)
+from toolchain.supernet.train import Array, evaluate
 
 RECALIBRATION_BATCHES: Final = 4
 RECALIBRATION_BATCH_SIZE: Final = 128
@@ -146,51 +130,13 @@ def train_supernet(
         DataError: broken data.
         ConfigurationError: a loss that is not finite, or a checkpoint of another training.
     """
-    device = device_of(supernet)
-    inputs, labels = as_tensors(x, y, device, "training data")
-    optimizer = torch.optim.SGD(
-        decayed_groups(supernet, weight_decay), lr=learning_rate, momentum=0.9, nesterov=True
-    )
-    settings: dict[str, Any] = {
-        "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
-        "final_learning_rate": final_learning_rate, "weight_decay": weight_decay, "samples": len(x),
-        "space": supernet.space.name,
-    }  # fmt: skip
-    losses: list[float] = []
-    if resume and checkpoint is not None and checkpoint.exists():
-        found = load_checkpoint(checkpoint)
-        check_settings(checkpoint, found.metadata, {"kind": "train_supernet"})
-        check_settings(checkpoint, found.metadata["settings"], settings)
-        restore(supernet, without_prefix("weights/", found.tensors), str(checkpoint))
-        load_optimizer_tensors(optimizer, found.tensors, "optimizer/")
-        losses = [float(v) for v in found.metadata["losses"]]
-    steps = math.ceil(len(x) / batch_size)
-    for epoch in range(len(losses), epochs):
-        supernet.train()
-        rng = np.random.default_rng([seed, epoch])
-        part: list[float] = []
-        with seeded(seed, epoch, device) as generator:
-            for step, index in enumerate(shuffled_batches(len(x), batch_size, generator)):
-                rate = cosine(learning_rate, final_learning_rate, (epoch * steps + step) / (epochs * steps))
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                logits = supernet.forward_architecture(inputs[index], sample(rng))
-                loss = functional.cross_entropy(logits, labels[index])
-                part.append(finite(loss, epoch, step, rate))
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-        losses.append(float(np.mean(part)))
-        if checkpoint is not None:
-            save_checkpoint(
-                checkpoint,
-                {
-                    **with_prefix("weights/", supernet.state_dict()),
-                    **optimizer_tensors(optimizer, "optimizer/"),
-                },
-                {"kind": "train_supernet", "settings": settings, "losses": losses},
-            )
-        if progress is not None:
-            progress(epoch + 1, epochs, f"supernet loss {losses[-1]:.4f}")
-    supernet.eval()
-    return tuple(losses)
+
+    def drawn(rng: np.random.Generator) -> Iterator[Architecture]:
+        while True:
+            yield sample(rng)
+
+    return train_paths(
+        supernet, x, y, kind="train_supernet", deal=drawn, paths=1, epochs=epochs, batch_size=batch_size,
+        learning_rate=learning_rate, final_learning_rate=final_learning_rate, weight_decay=weight_decay,
+        seed=seed, progress=progress, checkpoint=checkpoint, resume=resume, more_settings={},
+    )  # fmt: skip

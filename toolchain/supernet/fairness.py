@@ -8,35 +8,17 @@ deck only when the block exists. So at any moment the uses of two configurations
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from torch.nn import functional
 
 from toolchain.errors import ConfigurationError
 from toolchain.spaces import Architecture, Space, Stage, stages_of
-from toolchain.supernet.checkpoint import load_checkpoint, restore, save_checkpoint
+from toolchain.supernet.single_path import train_paths
 from toolchain.supernet.supernet import Supernet
-from toolchain.supernet.train import (
-    Array,
-    Progress,
-    as_tensors,
-    check_settings,
-    cosine,
-    decayed_groups,
-    device_of,
-    finite,
-    load_optimizer_tensors,
-    optimizer_tensors,
-    seeded,
-    shuffled_batches,
-    with_prefix,
-    without_prefix,
-)
+from toolchain.supernet.train import Array, Progress
 
 
 def fair_paths(space: Space, rng: np.random.Generator) -> Iterator[Architecture]:
@@ -109,60 +91,12 @@ def train_fair(
         raise ConfigurationError(
             f"paths {paths}, epochs {epochs} and batch_size {batch_size} must be positive"
         )
-    device = device_of(supernet)
-    inputs, labels = as_tensors(x, y, device, "training data")
-    optimizer = torch.optim.SGD(
-        decayed_groups(supernet, weight_decay), lr=learning_rate, momentum=0.9, nesterov=True
-    )
-    settings: dict[str, Any] = {
-        "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "paths": paths,
-        "final_learning_rate": final_learning_rate, "weight_decay": weight_decay, "samples": len(x),
-        "space": supernet.space.name,
-    }  # fmt: skip
-    losses: list[float] = []
-    if resume and checkpoint is not None and checkpoint.exists():
-        found = load_checkpoint(checkpoint)
-        check_settings(checkpoint, found.metadata, {"kind": "train_fair"})
-        check_settings(checkpoint, found.metadata["settings"], settings)
-        restore(supernet, without_prefix("weights/", found.tensors), str(checkpoint))
-        load_optimizer_tensors(optimizer, found.tensors, "optimizer/")
-        losses = [float(v) for v in found.metadata["losses"]]
-    always = [*supernet.stem.parameters(), *supernet.head.parameters()]
-    steps = math.ceil(len(x) / batch_size)
-    for epoch in range(len(losses), epochs):
-        supernet.train()
-        # Decks start afresh with each epoch, so that a checkpoint need not hold them.
-        dealt = fair_paths(supernet.space, np.random.default_rng([seed, epoch]))
-        part: list[float] = []
-        with seeded(seed, epoch, device) as generator:
-            for step, index in enumerate(shuffled_batches(len(x), batch_size, generator)):
-                rate = cosine(learning_rate, final_learning_rate, (epoch * steps + step) / (epochs * steps))
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                optimizer.zero_grad()
-                for _ in range(paths):
-                    logits = supernet.forward_architecture(inputs[index], next(dealt))
-                    loss = functional.cross_entropy(logits, labels[index])
-                    part.append(finite(loss, epoch, step, rate))
-                    loss.backward()  # type: ignore[no-untyped-call]
-                for parameter in always:
-                    if parameter.grad is not None:
-                        parameter.grad /= paths
-                optimizer.step()
-        losses.append(float(np.mean(part)))
-        if checkpoint is not None:
-            save_checkpoint(
-                checkpoint,
-                {
-                    **with_prefix("weights/", supernet.state_dict()),
-                    **optimizer_tensors(optimizer, "optimizer/"),
-                },
-                {"kind": "train_fair", "settings": settings, "losses": losses},
-            )
-        if progress is not None:
-            progress(epoch + 1, epochs, f"supernet loss {losses[-1]:.4f}")
-    supernet.eval()
-    return tuple(losses)
+    return train_paths(
+        supernet, x, y, kind="train_fair", deal=partial(fair_paths, supernet.space), paths=paths, epochs=epochs,
+        batch_size=batch_size, learning_rate=learning_rate, final_learning_rate=final_learning_rate,
+        weight_decay=weight_decay, seed=seed, progress=progress, checkpoint=checkpoint, resume=resume,
+        more_settings={"paths": paths},
+    )  # fmt: skip
 
 
 def paths_per_step(space: Space) -> int:
