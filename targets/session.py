@@ -20,7 +20,9 @@ from targets.timing import Settings
 from toolchain.errors import ConfigurationError
 from toolchain.measurement import Evidence, Measurement, Stack
 
-ModelFormat = Literal["tflite", "onnx", "pt2"]
+# native-*: a program of the firmware's own runtime, laid out for cores with and without DSP instructions
+# (firmware/runtime/program.h).
+ModelFormat = Literal["tflite", "onnx", "pt2", "native-dsp", "native-plain"]
 Array = NDArray[np.generic]
 Progress = Callable[[int, int], None]  # (jobs that are final, all jobs)
 
