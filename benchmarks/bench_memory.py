@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from profilers.memory import Lifetime, MemoryPlan, greedy, optimal
+from toolchain.graph.memory import Lifetime, MemoryPlan, greedy, optimal
 
 
 def residual_lifetimes(rng: np.random.Generator, operators: int, kept: float) -> list[Lifetime]:

@@ -14,9 +14,9 @@ from typing import Literal
 
 import numpy as np
 
-from profilers.memory import TFLM_ALIGNMENT, plan
 from toolchain.export.tflite_writer import write_tflite
 from toolchain.graph.graph import Graph, GraphBuilder, Quantization
+from toolchain.graph.memory import TFLM_ALIGNMENT, plan
 from toolchain.graph.operator import WEIGHTED, WINDOWED, Activation, DType, Kind, Operator, Shape
 
 _BUFFER_ALIGNMENT = 16  # of constants in our files

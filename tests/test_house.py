@@ -30,7 +30,7 @@ HEAVY = {
 
 CORE = [
     "profilers.calibrate", "profilers.cost", "profilers.counts", "profilers.lut", "profilers.lut_io",
-    "profilers.memory", "profilers.profile", "profilers.single", "profilers.steady",
+    "profilers.profile", "profilers.single", "profilers.steady",
     "targets.deploy", "targets.host", "targets.runners", "targets.session", "targets.timing",
     "toolchain.cli", "toolchain.errors", "toolchain.files", "toolchain.measurement", "toolchain.units",
     "toolchain.graph", "toolchain.graph.float_reference", "toolchain.graph.integer_reference",

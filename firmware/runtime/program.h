@@ -4,9 +4,16 @@
  * zero points, weight layouts, which kernel runs each operator, and the static memory plan. The device only reads: a
  * program is executed where it lies in flash, nothing of it is copied and nothing is allocated.
  *
- * Little-endian; every struct starts at a multiple of 4, every block of constants at a multiple of 16, both relative to
- * the program's first byte, which itself lies at a multiple of 16. tests/firmware compares this file with the writer's
- * constants. A change of any struct is a new BF_PROGRAM_VERSION.
+ * Little-endian. Every descriptor and every block of constants starts at a multiple of 16, relative to the program's first
+ * byte, which itself lies at a multiple of 16: so the bytes of a program are a sum over its operators. In the arena every
+ * tensor and every scratch place starts at a multiple of 8 and reaches to the next multiple of 8, so that kernels may read
+ * whole words. tests/export/native compares this file with the writer's constants. A change of any struct is a new
+ * BF_PROGRAM_VERSION.
+ *
+ *     bf_program | operands | descriptor 0, 1, ... | constants of operator 0, 1, ...
+ *
+ * No kernel works in place: inputs, output and scratch of an operator never overlap. A reshape shares its place with its
+ * input and is no operator; a concatenation is one copy for each input.
  */
 #ifndef BF_PROGRAM_H
 #define BF_PROGRAM_H
@@ -31,7 +38,7 @@ enum bf_kind {
     BF_AVERAGE_POOL = 6,/* struct bf_window without weights */
     BF_MAX_POOL = 7,    /* struct bf_window without weights */
     BF_PAD = 8,         /* struct bf_pad */
-    BF_COPY = 9,        /* struct bf_copy: reshape that the plan could not alias, and strided joins (concatenation) */
+    BF_COPY = 9,        /* struct bf_copy: joins (concatenation), and constants that are needed in the arena */
     BF_SOFTMAX = 10,    /* struct bf_softmax */
     BF_TABLE = 11,      /* struct bf_table: out[i] = table[in[i] + 128] (hard_swish) */
 };
@@ -67,10 +74,10 @@ struct bf_channel {
 struct bf_operator {
     uint8_t kind;      /* enum bf_kind */
     uint8_t kernel;    /* variant, per kind: kernels/kernels.h */
-    uint16_t bytes;    /* of this descriptor, a multiple of 4 */
+    uint16_t bytes;    /* of this descriptor, a multiple of 16 */
     uint32_t input;    /* place of the (first) input */
     uint32_t output;   /* place of the output, in the arena */
-    uint32_t scratch;  /* place of the kernel's scratch memory, in the arena; its size is the host's business */
+    uint32_t scratch;  /* place of the kernel's scratch memory, in the arena; 0 where it needs none */
     uint32_t constant_lines; /* 16-byte lines of constants that one run reads from flash, re-reads included */
 };
 
@@ -78,11 +85,12 @@ struct bf_window {
     struct bf_operator head;
     uint16_t in_h, in_w, in_c;
     uint16_t out_h, out_w, out_c;
-    uint8_t kernel_h, kernel_w, stride_h, stride_w;
-    uint8_t pad_top, pad_left;
+    uint16_t kernel_h, kernel_w, stride_h, stride_w;
+    uint16_t pad_top, pad_left;
     int8_t in_zero, out_zero;
     int8_t least, greatest; /* clamp of the fused activation, in output steps */
     uint16_t steps;         /* kernel's own: e.g. padded taps per channel */
+    uint16_t reserved;
     uint32_t weights;       /* offset in the program; layout by `kernel` */
     uint32_t channels;      /* offset of out_c bf_channel; 0 for pools */
 };
@@ -95,28 +103,28 @@ struct bf_binary {
     uint8_t rank;    /* after merging dimensions that both inputs walk alike; 1 = plain element-wise */
     uint16_t reserved;
     int32_t multiplier_a, shift_a, multiplier_b, shift_b, multiplier_out, shift_out; /* mul: only _out */
-    uint32_t tables; /* kernel's own: offset of prepared tables, or 0 */
-    /* followed by rank x { uint32_t size, stride_a, stride_b } */
+    int32_t rounding; /* as in bf_channel, of multiplier_out and shift_out */
+    /* followed by rank x bf_extent */
 };
 
 struct bf_extent {
     uint32_t size, stride_a, stride_b;
 };
 
-/* pad: rank x bf_padding, outermost first; the innermost dimension is contiguous. */
+/* pad: dimensions outermost first, after merging those that are not padded; the innermost one is contiguous. */
 struct bf_pad {
     struct bf_operator head;
     int8_t value;
     uint8_t rank;
     uint16_t reserved;
-    /* followed by rank x { uint16_t size, before, after, reserved } */
+    /* followed by rank x bf_padding */
 };
 
 struct bf_padding {
-    uint16_t size, before, after, reserved;
+    uint32_t size, before, after;
 };
 
-/* copy: `rows` runs of `row_bytes`, to every `out_stride` bytes. A concatenation is one copy per input. */
+/* copy: `rows` runs of `row_bytes`, to every `out_stride` bytes. `output` may lie inside a tensor, at any byte. */
 struct bf_copy {
     struct bf_operator head;
     uint32_t rows, row_bytes, out_stride;
@@ -125,8 +133,8 @@ struct bf_copy {
 struct bf_softmax {
     struct bf_operator head;
     uint16_t rows, depth;
-    int32_t least_difference; /* differences below it count as zero */
-    uint32_t table;           /* 256 int32: exp of each difference, Q0.31; offset in the program */
+    uint32_t radius; /* values further than this below their row's largest count as zero; at most 255 */
+    uint32_t table;  /* 256 int32: exp of each distance to the largest, Q0.31; offset in the program */
 };
 
 struct bf_table {

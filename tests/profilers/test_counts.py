@@ -7,13 +7,13 @@ import pytest
 
 from profilers.cost import CostTable
 from profilers.counts import flash_model, flash_of_operators, graph_costs
-from profilers.memory import plan_greedy, plan_optimal
 from toolchain.export.tflite_writer import write_tflite
 from toolchain.graph import Graph, GraphBuilder, Quantization
+from toolchain.graph.memory import plan_greedy, plan_optimal
 
 pytest.importorskip("torch")
 from tests import nets
-from tests.profilers.test_memory import residual_net
+from tests.graph.test_memory import residual_net
 from toolchain.graph.lower import lower
 from toolchain.quantize import quantize
 from toolchain.spaces import ConNAS1d, Image2d, Space

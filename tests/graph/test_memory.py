@@ -13,12 +13,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from profilers.memory import Lifetime, MemoryPlan, greedy, lifetimes, optimal, plan, plan_greedy, plan_optimal
 from tests.random_graphs import float_graphs, int8_graphs
 from toolchain.errors import GraphError
 from toolchain.export.tflite_writer import write_tflite
 from toolchain.graph import Graph, GraphBuilder, Quantization
 from toolchain.graph.liveness import live_peak_bytes
+from toolchain.graph.memory import (
+    Lifetime,
+    MemoryPlan,
+    greedy,
+    lifetimes,
+    optimal,
+    plan,
+    plan_greedy,
+    plan_native,
+    plan_optimal,
+    scratch_name,
+)
 
 SCALE = Quantization.per_tensor(0.05)
 
@@ -237,3 +248,57 @@ def test_check_finds_overlap_and_overflow() -> None:
         replace(good, offsets={"a": 0, "b": 32, "c": 0}).check()
     with pytest.raises(GraphError, match="alignment"):
         replace(good, offsets={"a": 0, "b": 17, "c": 0}).check()
+
+
+@settings(max_examples=150, deadline=None)
+@given(int8_graphs(max_blocks=6, extreme=False), st.integers(0, 2**32 - 1), st.booleans())
+def test_native_plans_keep_everything_apart(graph: Graph, seed: int, keep_inputs: bool) -> None:
+    rng = np.random.default_rng(seed)
+    scratch = {i: int(rng.integers(0, 200)) for i in range(len(graph.nodes)) if rng.random() < 0.5}
+    found = plan_native(graph, scratch, keep_inputs=keep_inputs)
+    found.check()
+    # Every tensor under its own name and life; a reshape's output is the only one that may lie on another: its input.
+    root = {name: name for name in graph.activations}
+    for node in graph.nodes:
+        if node.operator.kind == "reshape":
+            root[node.output] = root[node.inputs[0]]
+            assert found.offsets[node.output] == found.offsets[node.inputs[0]]
+    lives = [
+        life._replace(last=len(graph.nodes)) if keep_inputs and life.name in graph.inputs else life
+        for life in lifetimes(graph)
+    ]
+    lives += [Lifetime(scratch_name(i), size, i + 1, i + 1) for i, size in scratch.items() if size]
+    for i, a in enumerate(lives):
+        at = found.offsets[a.name]
+        assert at % 8 == 0
+        assert at + a.size <= found.arena_bytes
+        for b in lives[:i]:
+            bt = found.offsets[b.name]
+            together = a.first <= b.last and b.first <= a.last
+            if together and root.get(a.name, a.name) != root.get(b.name, b.name):
+                assert at >= bt + b.size or bt >= at + a.size, (a, b)
+
+
+def test_a_reshape_shares_its_place_while_either_is_needed() -> None:
+    b = GraphBuilder("int8")
+    x = b.input((1, 4, 4, 2), SCALE)
+    y = b.reshape(x, (1, 32), quantization=SCALE)
+    z = b.reshape(y, (1, 2, 2, 8), quantization=SCALE)
+    early = b.unary("hard_swish", y, quantization=SCALE)
+    late = b.binary("add", z, z, quantization=SCALE)
+    found = plan_native(b.build(early, late), {3: 24})
+    assert found.offsets[x] == found.offsets[y] == found.offsets[z]
+    # The last step: its input, both outputs, and the scratch memory.
+    assert found.arena_bytes == 120
+    graph = b.build(early)
+    taken = replace(graph, tensors={**graph.tensors, scratch_name(0): graph.tensors[x]})
+    with pytest.raises(GraphError, match="keeps for itself"):
+        plan_native(taken, {0: 8})
+
+
+def test_a_reshape_of_a_constant_has_a_place() -> None:
+    b = GraphBuilder("int8")
+    x = b.input((1, 8), SCALE)
+    constant = b.constant(np.zeros((1, 2, 4), np.int8), SCALE)
+    y = b.binary("add", x, b.reshape(constant, (1, 8), quantization=SCALE), quantization=SCALE)
+    assert plan_native(b.build(y)).arena_bytes == 24

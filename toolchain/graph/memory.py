@@ -1,11 +1,12 @@
 """Where each activation lies in RAM: TensorFlow Lite Micro's plan, and the smallest plan there is.
 
 Both plans give every activation one offset for its whole life and never overlap two that live at the same step
-(toolchain.graph.liveness has the steps). No kernel works in place, none asks for scratch memory: true of TensorFlow
-Lite Micro's reference kernels for every operator of the list (CMSIS-NN's ask for scratch; that is not in here).
+(toolchain.graph.liveness has the steps). No kernel works in place.
 
-The greedy plan is what an interpreter on the device will use: its arena equals the "head" that the interpreter
-reports. The optimal one is what our own runtime can use, and says how far greedy is from the limit.
+The greedy plan is what TensorFlow Lite Micro's interpreter will use on the device: its arena equals the "head" that the
+interpreter reports (with reference kernels, which need no scratch memory; CMSIS-NN's do, and that is not in here).
+The optimal one is how far greedy is from the limit. `plan_native` is the optimal plan with what our own runtime has
+besides: scratch memory of kernels, and reshapes that share the place of their input.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -22,6 +23,7 @@ from toolchain.graph.graph import Graph
 from toolchain.graph.liveness import Lifetime, align, lifetimes, live_peak_bytes
 
 __all__ = [
+    "NATIVE_ALIGNMENT",
     "TFLM_ALIGNMENT",
     "Lifetime",
     "MemoryPlan",
@@ -31,10 +33,13 @@ __all__ = [
     "optimal",
     "plan",
     "plan_greedy",
+    "plan_native",
     "plan_optimal",
+    "scratch_name",
 ]
 
 TFLM_ALIGNMENT = 16  # MicroArenaBufferAlignment() of TensorFlow Lite Micro
+NATIVE_ALIGNMENT = 8  # of the native runtime: firmware/runtime/program.h
 NODE_LIMIT = 50_000  # of the exact search, for each size that it tries; about one second
 ROUNDS = 60  # of improving a first-fit order; six orders take up to half a second at 120 tensors
 LARGEST_SEARCH = 250  # tensors; the search is recursive, and beyond this it would not finish anyway
@@ -45,7 +50,7 @@ class MemoryPlan:
     """Offsets of all activations in one arena.
 
     Attributes:
-        offsets: tensor name -> first byte.
+        offsets: tensor name -> first byte; a tensor that shares another's place is listed too.
         arena_bytes: size of the arena; every tensor takes its bytes rounded up to `alignment`.
         lower_bound: most bytes that live at one step, or more where the search proved more; no plan is smaller.
         proved: `arena_bytes` is the smallest possible (it equals `lower_bound`).
@@ -102,6 +107,56 @@ def plan_greedy(graph: Graph, alignment: int = TFLM_ALIGNMENT) -> MemoryPlan:
 def plan_optimal(graph: Graph, alignment: int = 1, node_limit: int = NODE_LIMIT) -> MemoryPlan:
     """The smallest arena, by branch and bound; see `optimal`."""
     return optimal(lifetimes(graph), alignment, node_limit)
+
+
+def plan_native(
+    graph: Graph,
+    scratch: Mapping[int, int] = MappingProxyType({}),
+    *,
+    keep_inputs: bool = False,
+    alignment: int = NATIVE_ALIGNMENT,
+    node_limit: int = NODE_LIMIT,
+) -> MemoryPlan:
+    """The smallest arena for the native runtime: activations, and scratch memory that lives for one step.
+
+    A reshape's output shares its input's place (nothing writes in place, so both stay valid as long as either is
+    needed); only a reshape of a constant has a place of its own.
+
+    Args:
+        scratch: node index -> bytes of scratch memory that its kernel needs; it stands under `scratch_name(index)`.
+        keep_inputs: network inputs are never overwritten, so the network can run again on the same ones.
+        alignment: of every offset and size; the same for all keeps the search exact.
+
+    Raises:
+        GraphError: a tensor has the name of a scratch memory.
+    """
+    owner: dict[str, str] = {}
+    for node in graph.nodes:
+        source = node.inputs[0]
+        if node.operator.kind == "reshape" and source not in graph.constants:
+            owner[node.output] = owner.get(source, source)
+    places: dict[str, Lifetime] = {}
+    for tensor in lifetimes(graph):
+        name = owner.get(tensor.name, tensor.name)
+        last = len(graph.nodes) if keep_inputs and tensor.name in graph.inputs else tensor.last
+        place = places.get(name)
+        places[name] = (
+            tensor._replace(last=last) if place is None else place._replace(last=max(place.last, last))
+        )
+    for index, size in scratch.items():
+        name = scratch_name(index)
+        if name in graph.tensors:
+            raise GraphError(f"a tensor is named {name!r}, which the memory plan keeps for itself")
+        if size:
+            places[name] = Lifetime(name, size, index + 1, index + 1)
+    found = optimal(list(places.values()), alignment, node_limit)
+    offsets = {**found.offsets, **{name: found.offsets[place] for name, place in owner.items()}}
+    return replace(found, offsets=MappingProxyType(offsets))
+
+
+def scratch_name(index: int) -> str:
+    """Name of a node's scratch memory in a plan."""
+    return f"scratch memory of node {index}"
 
 
 def greedy(tensors: Sequence[Lifetime], alignment: int = TFLM_ALIGNMENT) -> MemoryPlan:
