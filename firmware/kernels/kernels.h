@@ -1,0 +1,44 @@
+/* The int8 kernels. Every function runs one operator of a program (runtime/program.h); each result is bit-identical to
+ * TensorFlow Lite Micro's. Nothing is allocated: `scratch` is the operator's own, 8-aligned, as large as the host's
+ * footprint says (toolchain/export/native). Input, output and scratch do not overlap; activations start at a multiple
+ * of 4. Operators must be well-formed: the runtime checks what it can when it opens a program, kernels check nothing. */
+#ifndef BF_KERNELS_H
+#define BF_KERNELS_H
+#include <stdint.h>
+
+#include "../runtime/program.h"
+
+/* Which forms are compiled: those of the core's instruction set; on a host both, in C. */
+#if defined(__ARM_FEATURE_DSP)
+#define BF_WITH_DSP 1
+#define BF_WITH_PLAIN 0
+#elif defined(__arm__)
+#define BF_WITH_DSP 0
+#define BF_WITH_PLAIN 1
+#else
+#define BF_WITH_DSP 1
+#define BF_WITH_PLAIN 1
+#endif
+
+/* bf_operator.kernel of the weighted kinds: the form of the kernel, which decides the layout of its weights. A channel
+ * whose sums leave the bounds of the short requantisation has `rounding` 0 in its bf_channel; it takes the 64-bit path
+ * in the same kernel, so the values of weights never change a layout or a size. */
+enum bf_kernel {
+    BF_KERNEL_PLAIN = 0,       /* every weighted kind, weights as in TFLite (OHWI, HWC, OI) */
+    BF_KERNEL_DSP_COLUMNS = 1, /* conv2d: 2 channels x 4 pixels, columns of int16 */
+    BF_KERNEL_DSP_PIXEL = 2,   /* conv2d of few pixels, fully_connected: 4 channels x 1 pixel */
+    BF_KERNEL_DSP_PLANES = 3,  /* depthwise_conv2d: one int16 plane per channel, any window */
+    BF_KERNEL_DSP_3X3 = 4,     /* depthwise_conv2d: 3x3 with stride 1 */
+};
+
+/* Weighted kinds. Window: struct bf_window; `chunk` and `steps` are the forms' own. */
+void bf_conv2d(const struct bf_window *op, const uint8_t *program, const int8_t *input, int8_t *output, void *scratch);
+void bf_depthwise_conv2d(const struct bf_window *op, const uint8_t *program, const int8_t *input, int8_t *output,
+                         void *scratch);
+void bf_fully_connected(const struct bf_window *op, const uint8_t *program, const int8_t *input, int8_t *output,
+                        void *scratch);
+
+/* Is this form of this weighted kind in this build? */
+int bf_has_weighted(uint8_t kind, uint8_t kernel);
+
+#endif
