@@ -91,8 +91,6 @@ struct bf_window {
     int8_t least, greatest; /* clamp of the fused activation, in output steps */
     uint16_t steps;         /* kernel's own: e.g. padded taps per channel */
     uint16_t chunk;         /* kernel's own: e.g. pixels or rows per pass over the weights; it decides the scratch */
-    uint16_t reserved;
-    uint16_t reserved;
     uint32_t weights;       /* offset in the program; layout by `kernel` */
     uint32_t channels;      /* offset of out_c bf_channel; 0 for pools */
 };

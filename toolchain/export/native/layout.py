@@ -57,7 +57,7 @@ CHANNEL: Final = Struct("<iiii")  # bias, multiplier, rounding, shift
 _HEAD: Final = "<BBHIIII"
 OPERATOR: Final = Struct(_HEAD)  # kind, kernel, bytes, input, output, scratch, constant_lines
 # in_h, in_w, in_c, out_h, out_w, out_c | kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left |
-# in_zero, out_zero, least, greatest | steps, reserved, weights, channels
+# in_zero, out_zero, least, greatest | steps, chunk, weights, channels
 WINDOW: Final = Struct(_HEAD + "6H 6H 4b HHII")
 # second, zero_a, zero_b, out_zero, least, greatest, rank, reserved | multiplier and shift of a, b, out | rounding
 BINARY: Final = Struct(_HEAD + "I5bBH 6i i")
