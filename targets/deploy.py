@@ -189,3 +189,37 @@ def deploy_folder(files: Mapping[str, bytes], folder: Path) -> Path:
             remedy="free disk space, or choose a folder that you can write",
         ) from error
     return folder
+
+
+def undo_folder(folder: Path) -> Path:
+    """Put back what stood in `folder` before the last deployment; what stands there now becomes the previous one.
+
+    Twice in a row therefore changes nothing.
+
+    Raises:
+        ConfigurationError: nothing was there before.
+        BoardfitError: the folders cannot be renamed; what stood there still stands.
+    """
+    previous = folder.with_name(folder.name + ".previous")
+    if not previous.is_dir():
+        raise ConfigurationError(
+            f"there is nothing to go back to: {previous} does not exist", remedy="it was deployed once at most"
+        )
+    try:
+        if not folder.exists():  # a deployment was cut off between its two renames
+            previous.rename(folder)
+            return folder
+        aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        folder.rename(aside / "now")
+        try:
+            previous.rename(folder)
+        except OSError:
+            (aside / "now").rename(folder)
+            raise
+        (aside / "now").rename(previous)
+        aside.rmdir()
+    except OSError as error:
+        raise BoardfitError(
+            f"cannot put back {folder}: {error.strerror or error}", remedy="check the folder's permissions"
+        ) from error
+    return folder
