@@ -404,7 +404,9 @@ def bench(outcome: BenchOutcome, as_json: bool) -> None:
     summary += [(name, format_value(name, value)) for name, value in outcome.computed.items()]
     print_table(
         "Whole network; bytes, MACs and params are computed"
-        + (", flash and RAM also counted by the device" if "ram_bytes" in whole.details else " from the file"),
+        + (
+            ", flash and RAM also counted by the device" if "ram_bytes" in whole.details else " from the file"
+        ),
         ("", "value|"),
         summary,
     )
