@@ -206,6 +206,47 @@ def calibrate(
     return result
 
 
+def keep_constant(
+    lut: CalibrationStore,
+    stack: Stack,
+    constant: float,
+    operator_values: Mapping[Operator, float],
+    networks: Sequence[tuple[str, Sequence[Operator], float]],
+    *,
+    metric: str,
+    evidence: Evidence,
+) -> Calibration:
+    """The correction on a board, where nothing is fitted: each operator alone costs its own work and once the
+    runtime's constant, a network costs the work of all and once the constant. Kept in the LUT.
+
+    Args:
+        lut, stack, operator_values, networks, metric, evidence: as `calibrate`; the networks only judge.
+        constant: what a run costs beside its operators, in the metric's unit, as it was measured.
+    """
+    constant = max(0.0, constant)
+    predicted = [
+        constant + sum(max(0.0, operator_values[op] - constant) for op in operators)
+        for _, operators, _ in networks
+    ]
+    measured = [value for _, _, value in networks]
+    result = Calibration(
+        metric=metric,
+        intercept=constant,
+        scale=1.0,
+        per_operator=-constant,
+        mape=mean_absolute_percentage_error(predicted, measured),
+        share_within_10=share_within(predicted, measured, 0.10),
+        spearman=spearman(predicted, measured),
+        n_fit=0,
+        n_held_out=len(measured),
+        method="measured constant",
+        evidence=evidence,
+        stack=stack.fingerprint,
+    )
+    lut.put_calibration(stack, metric, result.to_json())
+    return result
+
+
 def mean_absolute_percentage_error(predicted: ArrayLike, measured: ArrayLike) -> float:
     """Mean of |predicted - measured| / measured in per cent; NaN without networks."""
     p, m = np.asarray(predicted, np.float64), np.asarray(measured, np.float64)

@@ -15,10 +15,11 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from profilers.footprint import ISA
 from profilers.lut import Failure, Lut, Network, Row, Subject
 from profilers.lut_rows import subject_key
 from profilers.single import operator_inputs, operator_model
-from targets.session import Job, ModelFormat, Result, Session
+from targets.session import Described, Job, ModelFormat, Result, Session
 from targets.timing import Settings
 from toolchain.errors import (
     ConfigurationError,
@@ -31,7 +32,7 @@ from toolchain.errors import (
 from toolchain.export.tflite_writer import write_tflite
 from toolchain.graph import Graph, Operator
 from toolchain.graph.operator import DType
-from toolchain.measurement import Evidence
+from toolchain.measurement import MEASURED_METRICS
 
 Progress = Callable[[int, int], None]  # (subjects that are final, all that are measured in this run)
 _Measure = Callable[[list[Job]], Iterator[Result]]
@@ -140,19 +141,13 @@ def profile_networks(
     )
 
 
-def session_metric(session: Session) -> str:
-    """The metric that a session measures, by its evidence."""
-    names = {
-        Evidence.CYCLES_MEASURED: "cycles",
-        Evidence.CYCLES_ESTIMATED: "cycles",
-        Evidence.INSTRUCTIONS: "instructions",
-        Evidence.HOST_WALL: "latency_us",
-    }
-    if session.evidence not in names:
+def session_metric(session: Described) -> str:
+    """The metric that a target measures, by its evidence: `latency_us`, `cycles` or `instructions`."""
+    if session.evidence not in MEASURED_METRICS:
         raise ConfigurationError(
             f"a session with evidence {session.evidence} does not measure", remedy="use another target"
         )
-    return names[session.evidence]
+    return MEASURED_METRICS[session.evidence]
 
 
 def graph_writer(model_format: ModelFormat) -> Callable[[Graph], bytes]:
@@ -163,6 +158,10 @@ def graph_writer(model_format: ModelFormat) -> Callable[[Graph], bytes]:
     """
     if model_format == "tflite":
         return write_tflite
+    if model_format in ISA:
+        from toolchain.export.native import write_program
+
+        return partial(write_program, isa=ISA[model_format])
     try:
         if model_format == "onnx":
             from toolchain.export.onnx_writer import graph_to_onnx

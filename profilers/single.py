@@ -17,6 +17,7 @@ from toolchain.graph import Graph, GraphBuilder, Operator
 from toolchain.quantize.ptq import Range, choose_quantization, quantize_with_ranges
 
 Array = NDArray[Any]
+CONSTANT_NETWORKS = ("the runtime's constant: one operator", "the runtime's constant: two operators")
 
 
 def operator_model(op: Operator, *, seed: int = 0, one_input: bool = False) -> Graph:
@@ -51,6 +52,31 @@ def operator_model(op: Operator, *, seed: int = 0, one_input: bool = False) -> G
     if op.dtype == "float32":
         return graph
     ranges = {name: _input_range(op) for name in graph.inputs} | {output: _output_range(op)}
+    return quantize_with_ranges(graph, choose_quantization(graph, ranges))
+
+
+def constant_models() -> dict[str, Graph]:
+    """One small operator, and the same one twice: name -> int8 network.
+
+    Twice the first less the second is what a run costs beside its operators: the runtime's constant.
+    """
+    op = Operator.parse("fully_connected 4->4 none int8")
+    return {name: _repeated(op, times) for name, times in zip(CONSTANT_NETWORKS, (1, 2), strict=True)}
+
+
+def _repeated(op: Operator, times: int) -> Graph:
+    """A row of operators of one kind, each with weights of its own."""
+    rng = np.random.default_rng(0)
+    builder = GraphBuilder("float32")
+    name = builder.input(op.inputs[0])
+    ranges = {name: _input_range(op)}
+    assert op.weight_shape is not None
+    for _ in range(times):
+        weights = builder.constant(_normal(rng, op.weight_shape) / np.float32(2), prefix="w")
+        bias = builder.constant(_normal(rng, op.weight_shape[:1]), prefix="b")
+        name = builder.append(replace(op, dtype="float32"), (name, weights, bias), output=None, source="")
+        ranges[name] = _output_range(op)
+    graph = builder.build(name)
     return quantize_with_ranges(graph, choose_quantization(graph, ranges))
 
 

@@ -21,7 +21,18 @@ import numpy as np
 from targets.deploy import deploy_folder, runner_files
 from targets.lock import cache_folder, exclusive
 from targets.runners import LiteRtRunner, Loaded, OnnxRunner, Runner, TflmRunner, TorchRunner, version
-from targets.session import Array, Job, ModelFormat, Progress, Result, Target, unknown_option, unknown_url
+from targets.session import (
+    Array,
+    Description,
+    Device,
+    Job,
+    ModelFormat,
+    Progress,
+    Result,
+    Target,
+    unknown_option,
+    unknown_url,
+)
 from targets.timing import PROTOCOL, AnchorError, Failure, Settings, Timing, measure
 from toolchain.errors import BoardfitError, ConfigurationError, DeviceError, ModelFileError
 from toolchain.files import write_json
@@ -40,6 +51,7 @@ class _Engine:
     kernels: tuple[str, ...]  # the first one is the default
     threads: bool  # the number of threads can be chosen
     make: Callable[[int, str], Runner]
+    form: ModelFormat
     timed: bool = True
     fallback: tuple[str, str] | None = (
         None  # module and distribution that do where the first ones are not installed
@@ -57,19 +69,19 @@ class _Engine:
 _ENGINES: Final[Mapping[str, _Engine]] = {
     "cpu:litert": _Engine(
         "LiteRT", "ai_edge_litert", "ai-edge-litert", "tflite", ("xnnpack", "reference"), True,
-        lambda threads, kernels: LiteRtRunner(threads=threads, kernels=kernels),
+        lambda threads, kernels: LiteRtRunner(threads=threads, kernels=kernels), "tflite",
         fallback=("tflite_runtime", "tflite-runtime"),
     ),
     "cpu:onnxruntime": _Engine(
         "ONNX Runtime", "onnxruntime", "onnxruntime", "onnx", (), True,
-        lambda threads, _: OnnxRunner(threads=threads),
+        lambda threads, _: OnnxRunner(threads=threads), "onnx",
     ),
     "cpu:torch": _Engine(
-        "torch", "torch", "torch", "train", (), True, lambda threads, _: TorchRunner(threads=threads)
+        "torch", "torch", "torch", "train", (), True, lambda threads, _: TorchRunner(threads=threads), "pt2",
     ),
     "host:tflm": _Engine(
         "TensorFlow Lite Micro", "tflite_micro", "tflite-micro", "tflm", (), False,
-        lambda threads, kernels: TflmRunner(), timed=False,
+        lambda threads, kernels: TflmRunner(), "tflite", timed=False,
     ),
 }  # fmt: skip
 
@@ -87,6 +99,27 @@ def find() -> list[Target]:
         where = f" on {cpu_model()}" if engine.timed else " on this machine"
         found.append(Target(url, url.partition(":")[2], text + (where if here else ""), bool(here), notes))
     return found
+
+
+def model_format(url: str) -> ModelFormat:
+    """The kind of model file that an engine takes; imports none of them.
+
+    Raises:
+        ConfigurationError: no such engine.
+    """
+    engine = _ENGINES.get(url.partition("?")[0])
+    if engine is None:
+        raise unknown_url(url)
+    return engine.form
+
+
+def describe(url: str) -> Description:
+    """What a session's numbers depend on; see `targets.session.describe`, which calls this.
+
+    Raises: as `open_session`.
+    """
+    with open_session(url) as session:
+        return Description(session.stack, session.model_format, session.evidence, None)
 
 
 def open_session(
@@ -165,6 +198,7 @@ class HostSession:
         self.stack = Stack.of({"target": url, **machine(), **runner.stack, "protocol": PROTOCOL})
         self.model_format: ModelFormat = runner.model_format
         self.evidence = Evidence.HOST_WALL
+        self.device: Device | None = None
 
     def run(self, model: bytes, inputs: Array) -> Array:
         """See `Session.run`. The last model stays loaded, so that batches of one model load it once."""

@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any, Final, Literal, Protocol, Self, cast
 
 import numpy as np
@@ -74,12 +74,32 @@ class Target:
     notes: str = ""
 
 
-class Session(Protocol):
-    """An open target. A context manager: leaving it gives the device back, also after an error."""
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A microcontroller: its clock and memories, and what boardfit's firmware takes of them beside any model.
+
+    Attributes:
+        clock_hz: of the core, and of the cycle counter.
+        flash_bytes, ram_bytes: of the part, firmware included.
+        firmware_flash_bytes: up to the model slot: code, tables, and the padding to the slot's first page.
+        firmware_ram_bytes: static data and the reserved stack: all RAM but the arena.
+        note: what every figure of it must be read with, e.g. that no hardware was used, and the timing model's band.
+    """
+
+    clock_hz: int
+    flash_bytes: int
+    ram_bytes: int
+    firmware_flash_bytes: int
+    firmware_ram_bytes: int
+    note: str = ""
+
+
+class Described(Protocol):
+    """What is known of a target without running anything on it."""
 
     @property
     def stack(self) -> Stack:
-        """Everything that this session's numbers depend on."""
+        """Everything that the target's numbers depend on."""
         ...
 
     @property
@@ -89,8 +109,27 @@ class Session(Protocol):
 
     @property
     def evidence(self) -> Evidence:
-        """How this session's measurements come to be."""
+        """How its measurements come to be."""
         ...
+
+    @property
+    def device(self) -> Device | None:
+        """The microcontroller; None on a machine with an operating system."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """`Described`, where there is no session."""
+
+    stack: Stack
+    model_format: ModelFormat
+    evidence: Evidence
+    device: Device | None
+
+
+class Session(Described, Protocol):
+    """An open target. A context manager: leaving it gives the device back, also after an error."""
 
     def run(self, model: bytes, inputs: Array) -> Array:
         """Outputs of a model with one input and one output.
@@ -166,9 +205,13 @@ class _Opener(Protocol):
     ) -> Session: ...
 
 
-# URL scheme -> the module that offers `open_session(url, ...)` and `find() -> list[Target]`. A module is
-# imported when one of its URLs is used: what talks to boards is heavy, and may not be installed.
-_MODULES: Final[Mapping[str, str]] = {"cpu": "targets.host", "host": "targets.host"}
+# URL scheme -> the module that offers `open_session(url, ...)`, `model_format(url)`, `describe(url)` and
+# `find() -> list[Target]`. A module is imported when one of its URLs is used: what talks to boards is heavy, and may
+# not be installed.
+_MODULES: Final[Mapping[str, str]] = {
+    "cpu": "targets.host",
+    "host": "targets.host",
+}
 ALIASES: Final[Mapping[str, str]] = {"cpu": "cpu:litert"}
 
 
@@ -190,16 +233,46 @@ def open_target(
         ConfigurationError: unknown URL or option; the message lists what exists.
         DeviceError: it exists, but its engine is not installed or the device does not answer.
     """
-    full = ALIASES.get(url, url)
-    module = _MODULES.get(full.partition(":")[0])
-    if module is None:
-        raise unknown_url(url)
-    opener = cast(_Opener, importlib.import_module(module).open_session)
+    module, full = _module_of(url)
+    opener = cast(_Opener, module.open_session)
     return opener(full, anchor=anchor, baseline=baseline, cache=cache)
 
 
+def model_format(url: str) -> ModelFormat:
+    """The kind of model file that a target takes; opens nothing, so a serial port stays untouched.
+
+    Raises:
+        ConfigurationError: unknown URL or option.
+    """
+    module, full = _module_of(url)
+    return cast(Callable[[str], ModelFormat], module.model_format)(full)
+
+
+def describe(url: str) -> Description:
+    """Stack, model format, evidence and device of a target, as a session would have them.
+
+    A board's description follows from its facts and from the firmware as it is built here, so no board need be
+    attached. The firmware is compiled when it is not in the cache.
+
+    Raises:
+        ConfigurationError: unknown URL or option.
+        DeviceError: the engine or the compiler is not installed.
+    """
+    module, full = _module_of(url)
+    return cast(Callable[[str], Description], module.describe)(full)
+
+
+def _module_of(url: str) -> tuple[ModuleType, str]:
+    """The module that knows the URL, and the URL without abbreviations."""
+    full = ALIASES.get(url, url)
+    name = _MODULES.get(full.partition(":")[0])
+    if name is None:
+        raise unknown_url(url)
+    return importlib.import_module(name), full
+
+
 def list_targets() -> list[Target]:
-    """What exists here: CPU engines, installed or not, with versions; opens nothing and measures nothing."""
+    """What exists here: CPU engines and boards, installed or not; opens nothing and measures nothing."""
     found: list[Target] = []
     for module in dict.fromkeys(_MODULES.values()):
         find = cast(Callable[[], list[Target]], importlib.import_module(module).find)

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 
 class Evidence(StrEnum):
@@ -19,8 +20,18 @@ class Evidence(StrEnum):
     CYCLES_ESTIMATED = "cycles_estimated"  # a virtual board's timing model
     INSTRUCTIONS = "instructions"  # an emulator's instruction count
     HOST_WALL = "host_wall"  # wall-clock time on a CPU or GPU
+    COUNTED = "counted"  # bytes in use, as the device itself reports them
     COMPUTED = "computed"  # closed form, exact by construction (bytes of a file, an arena plan)
     PREDICTED = "predicted"  # a cost model's answer, from rows of the evidence its stack names
+
+
+# What a device measures, by how it does so.
+MEASURED_METRICS: Final[Mapping[Evidence, str]] = {
+    Evidence.CYCLES_MEASURED: "cycles",
+    Evidence.CYCLES_ESTIMATED: "cycles",
+    Evidence.INSTRUCTIONS: "instructions",
+    Evidence.HOST_WALL: "latency_us",
+}
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ BUDGET_METRICS: Final[dict[str, tuple[str, dict[str, float]]]] = {
     "ram": ("ram_bytes", _SIZE),
     "energy": ("energy_uj", _ENERGY),
     "cycles": ("cycles", _COUNT),
+    "instructions": ("instructions", _COUNT),
     "macs": ("macs", _COUNT),
     "params": ("params", _COUNT),
 }
@@ -88,7 +89,7 @@ def parse_budget(key: str, text: str | float | int) -> Budget:
     """Read one budget as users write it: `parse_budget("latency", "2 ms")` -> latency_us <= 2000.
 
     Args:
-        key: `latency`, `flash`, `ram`, `energy`, `cycles`, `macs` or `params`.
+        key: `latency`, `flash`, `ram`, `energy`, `cycles`, `instructions`, `macs` or `params`.
         text: number and unit; counts may be bare numbers, the others need their unit.
 
     Raises:

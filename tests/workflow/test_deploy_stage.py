@@ -136,6 +136,7 @@ def test_int8_onnx_may_err_elsewhere_but_not_more(finished: Path, monkeypatch: p
 
     class Session:
         model_format = "onnx"
+        device = None
         wrong = slice(2, 4)
 
         def run(self, model: bytes, inputs: Array) -> Array:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from profilers.lut import Lut
+from targets.session import describe
 from tests.workflow.projects import edit, make_project, write_data
 from toolchain.errors import BoardfitError, ConfigurationError, InfeasibleError, LutError, UsageError
 from toolchain.measurement import Evidence, Measurement
@@ -18,7 +19,7 @@ from toolchain.workflow.profile import profile
 from toolchain.workflow.project import open_project
 from toolchain.workflow.run import run
 from toolchain.workflow.search import search
-from toolchain.workflow.sessions import LATENCY, target_stack
+from toolchain.workflow.sessions import LATENCY
 
 pytestmark = pytest.mark.usefixtures("without_onnx")
 
@@ -85,7 +86,7 @@ def test_an_edited_space_is_noticed(finished: Path) -> None:
 def test_a_faster_machine_later_does_not_search_again(finished: Path) -> None:
     """Deploying stores a measurement too. When its anchor is the fastest yet, all prices scale alike."""
     project = open_project(finished)
-    stack = target_stack("cpu:litert")
+    stack = describe("cpu:litert").stack
     with Lut.open(project.lut_path) as lut:
         network, measured = lut.networks(stack, LATENCY)[0]
         details = {**measured.details, "anchor_us": "0.001"}
@@ -95,7 +96,7 @@ def test_a_faster_machine_later_does_not_search_again(finished: Path) -> None:
 
 def test_a_new_measurement_of_an_operator_searches_again(finished: Path) -> None:
     project = open_project(finished)
-    stack = target_stack("cpu:litert")
+    stack = describe("cpu:litert").stack
     operator = project.space.chain("int8").operators[0]
     with Lut.open(project.lut_path) as lut:
         lut.put(stack, operator, Measurement(LATENCY, 123.0, Evidence.HOST_WALL))
@@ -223,7 +224,7 @@ def test_a_table_that_is_half_filled(finished: Path) -> None:
     project = open_project(finished)
     operators = project.space.chain("int8").operators
     with Lut.open(project.lut_path) as full:
-        stack = target_stack("cpu:litert")
+        stack = describe("cpu:litert").stack
         rows = [(op, full.get(stack, op, LATENCY)) for op in operators[:-1]]
     project.lut_path.unlink()
     with Lut.open(project.lut_path) as half:

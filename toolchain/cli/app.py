@@ -38,6 +38,10 @@ Budgets = Annotated[
     typer.Option("--budget", "-b", help='Replace a budget, e.g. --budget latency="2 ms". May be repeated.'),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Do it again although nothing changed.")]
+TargetUrl = Annotated[
+    str,
+    typer.Option("--target", "-t", help="Target URL (boardfit boards).", show_default="the project file's"),
+]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait while another process measures on the same device.")]
 
 
@@ -81,6 +85,7 @@ def boards(as_json: Json = False) -> None:
 @app.command()
 def profile(
     project: Folder = Path("."),
+    target: TargetUrl = "",
     retry: Annotated[bool, typer.Option("--retry", help="Measure failed and unstable rows again.")] = False,
     wait: Wait = False,
     as_json: Json = False,
@@ -89,7 +94,7 @@ def profile(
     from toolchain.workflow.profile import profile as run_profile
     from toolchain.workflow.project import open_project
 
-    opened = open_project(project)
+    opened = open_project(project, target)
     with ProgressDisplay() as progress:
         outcome = run_profile(opened, progress=progress, retry=retry, wait=wait)
     show.profile(outcome, as_json)
@@ -98,6 +103,7 @@ def profile(
 @app.command()
 def search(
     project: Folder = Path("."),
+    target: TargetUrl = "",
     budget: Budgets = None,
     method: Annotated[
         str, typer.Option(help="connas, binas, evolution or random; default: the project file's.")
@@ -109,7 +115,7 @@ def search(
     from toolchain.workflow.project import open_project
     from toolchain.workflow.search import search as run_search
 
-    opened = open_project(project)
+    opened = open_project(project, target)
     limits = _budgets(budget)
     with _explained(opened, as_json), ProgressDisplay() as progress:
         outcome = run_search(opened, progress=progress, budgets=limits, method=method or None, force=force)
@@ -119,6 +125,7 @@ def search(
 @app.command()
 def export(
     project: Folder = Path("."),
+    target: TargetUrl = "",
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -126,7 +133,7 @@ def export(
     from toolchain.workflow.export import export as run_export
     from toolchain.workflow.project import open_project
 
-    opened = open_project(project)
+    opened = open_project(project, target)
     with ProgressDisplay() as progress:
         outcome = run_export(opened, progress=progress, force=force)
     show.export(outcome, as_json)
@@ -136,6 +143,7 @@ def export(
 @app.command()
 def deploy(
     project: Folder = Path("."),
+    target: TargetUrl = "",
     place: Annotated[str, typer.Option(help="Where on the target; default: results/deployed.")] = "",
     wait: Wait = False,
     as_json: Json = False,
@@ -145,7 +153,7 @@ def deploy(
     from toolchain.workflow.deploy import deploy as run_deploy
     from toolchain.workflow.project import open_project
 
-    opened = open_project(project)
+    opened = open_project(project, target)
     with ProgressDisplay() as progress:
         outcome = run_deploy(opened, place=place or None, progress=progress, wait=wait)
     show.deploy(outcome, as_json)
@@ -155,6 +163,7 @@ def deploy(
 @app.command()
 def run(
     project: Folder = Path("."),
+    target: TargetUrl = "",
     budget: Budgets = None,
     force: Force = False,
     wait: Wait = False,
@@ -165,7 +174,7 @@ def run(
     from toolchain.workflow.project import open_project
     from toolchain.workflow.run import run as run_all
 
-    opened = open_project(project)
+    opened = open_project(project, target)
     with _explained(opened, as_json), ProgressDisplay() as progress:
         outcome = run_all(opened, progress=progress, budgets=_budgets(budget), force=force, wait=wait)
     show.run(outcome, as_json)

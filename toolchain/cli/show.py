@@ -73,6 +73,7 @@ def profile(outcome: ProfileOutcome, as_json: bool) -> None:
         out.print(f"  failed: {signature}: {reason}")
     if outcome.calibration is not None:
         out.print(calibration_text(outcome.calibration))
+    _note(outcome.note)
 
 
 WEAK_SPEARMAN = 0.7  # below this, sums of operators hardly rank networks
@@ -82,6 +83,16 @@ WEAK = "do not trust predicted latencies; measure when the machine is quiet, wit
 def calibration_text(calibration: Calibration) -> str:
     """How sums of operators predict networks that the fit has not seen."""
     rank = "-" if math.isnan(calibration.spearman) else f"{calibration.spearman:.3f}"
+    if calibration.method == "measured constant":
+        judged = (
+            f": on {_count(calibration.n_held_out, 'network')} mean error {calibration.mape:.2f} %, Spearman {rank}"
+            if calibration.n_held_out
+            else ""
+        )
+        return (
+            f"{calibration.metric} of whole networks = the sum of their operators' own + {calibration.intercept:,.0f} "
+            f"for the runtime, measured{judged} [{calibration.evidence.value}]"
+        )
     sign = "-" if calibration.per_operator < 0 else "+"
     return (
         f"{calibration.metric} of whole networks = {calibration.intercept:.3g} + {calibration.scale:.3g} * sum "
@@ -134,6 +145,7 @@ def search(outcome: SearchOutcome, as_json: bool) -> None:
         f"{_count(outcome.evaluations, 'network')} evaluated, {outcome.seconds:.0f} s, seed {outcome.seed}"
         + (", repaired to keep the budgets" if outcome.repaired else "")
     )
+    _note(outcome.note)
     if outcome.selection is not None:
         _selection(outcome.selection, [b.metric for b in outcome.budgets])
         return
@@ -306,6 +318,13 @@ def deploy(outcome: DeployOutcome, as_json: bool) -> None:
             f"note: when this was measured the machine was {outcome.slowdown:.2f} times slower than in its best phase, "
             "to which predictions refer"
         )
+    if "stack_bytes" in outcome.details:
+        stdout().print(
+            f"on the device: arena {int(outcome.details['arena_bytes']):,} B, "
+            f"model {int(outcome.details['model_bytes']):,} B, "
+            f"deepest stack {int(outcome.details['stack_bytes']):,} B of the reserved"
+        )
+    _note(outcome.note)
     _stack_note(outcome.stack)
     stdout().print(f"deployed in {outcome.place}")
 
@@ -336,13 +355,14 @@ def bench(outcome: BenchOutcome, as_json: bool) -> None:
         print_json("bench", values)
         return
     total = sum(cost.measurement.value for cost in outcome.operators if cost.measurement) or math.nan
+    whole = outcome.whole
     rows = []
     for index, cost in enumerate(outcome.operators):
         if cost.measurement is None:
             rows.append((str(index), cost.signature, f"{cost.macs:,}", "-", "-", "-", cost.failure))
             continue
         value, metric = cost.measurement.value, cost.measurement.metric
-        rate = f"{cost.macs / value:,.0f}" if cost.macs else "-"
+        rate = _rate(cost.macs, value, metric)
         flag = "unstable" if cost.measurement.unstable else ""
         rows.append(
             (
@@ -350,10 +370,18 @@ def bench(outcome: BenchOutcome, as_json: bool) -> None:
                 f"{100 * value / total:.1f} %", rate, flag,
             )
         )  # fmt: skip
-    whole = outcome.whole
+    unit = "us" if whole.metric.endswith("_us") else whole.metric.removesuffix("s")
     print_table(
         f"{outcome.model} ({outcome.dtype}): operators measured alone [{whole.evidence.value}]",
-        ("", "operator", "MACs|", "latency|", "share|", "MACs/us|", ""),
+        (
+            "",
+            "operator",
+            "MACs|",
+            f"{_TITLES.get(whole.metric, whole.metric)}|",
+            "share|",
+            f"MACs/{unit}|",
+            "",
+        ),
         rows,
     )
     summary = [
@@ -366,9 +394,40 @@ def bench(outcome: BenchOutcome, as_json: bool) -> None:
                 f"{format_value(whole.metric, outcome.sum)} ({outcome.sum / whole.value:.2f} of the whole)",
             )
         )
+    if outcome.time is not None:
+        estimated = "estimated" if "estimated" in outcome.time.evidence.value else "measured"
+        clock = int(outcome.time.details["clock_hz"]) / 1e6
+        summary.append(
+            (f"latency, {estimated}", f"{format_value('latency_us', outcome.time.value)} at {clock:g} MHz")
+        )
+    summary.append((f"MACs per {unit}", _rate(outcome.computed["macs"], whole.value, whole.metric)))
     summary += [(name, format_value(name, value)) for name, value in outcome.computed.items()]
-    print_table("Whole network; bytes, MACs and params are computed from the file", ("", "value|"), summary)
+    print_table(
+        "Whole network; bytes, MACs and params are computed"
+        + (
+            ", flash and RAM also counted by the device" if "ram_bytes" in whole.details else " from the file"
+        ),
+        ("", "value|"),
+        summary,
+    )
+    _note(outcome.note)
     _stack_note(outcome.stack)
+
+
+_TITLES = {"latency_us": "latency"}
+
+
+def _rate(macs: int, value: float, metric: str) -> str:
+    """Multiply-accumulates per microsecond, or per cycle."""
+    if not macs or not value:
+        return "-"
+    return f"{macs / value:,.0f}" if metric.endswith("_us") else f"{macs / value:.3f}"
+
+
+def _note(text: str) -> None:
+    """What every figure above must be read with."""
+    if text:
+        stdout().print(f"note: {text}")
 
 
 def _unstable(flag: bool) -> str:

@@ -25,6 +25,8 @@ class Arc:
         ram_bytes: peak bytes of simultaneously live activations inside this arc, input and output included
             (exact for chains of operators; residual branches counted).
         constant_bytes: bytes of weights, biases and other constants.
+        live_bytes: per operator, the bytes of each activation that lives while it runs (a reshape shares its
+            input's): what a runtime that needs scratch memory and alignment makes its arena of.
     """
 
     candidate: int
@@ -33,6 +35,7 @@ class Arc:
     operators: tuple[Operator, ...]
     ram_bytes: int
     constant_bytes: int
+    live_bytes: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

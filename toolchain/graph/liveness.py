@@ -58,6 +58,26 @@ def live_peak_bytes(graph: Graph, alignment: int = 1) -> int:
     return max(steps)
 
 
+def live_places(graph: Graph) -> tuple[tuple[int, ...], ...]:
+    """Bytes of every place that is needed while each node runs, for a runtime in which a reshape shares the place of
+    its input (`toolchain.graph.memory.plan_native`): per node, in no particular order.
+    """
+    owner: dict[str, str] = {}
+    for node in graph.nodes:
+        source = node.inputs[0]
+        if node.operator.kind == "reshape" and source not in graph.constants:
+            owner[node.output] = owner.get(source, source)
+    places: dict[str, Lifetime] = {}
+    for tensor in lifetimes(graph):
+        name = owner.get(tensor.name, tensor.name)
+        known = places.get(name, tensor)
+        places[name] = known._replace(last=max(known.last, tensor.last))
+    return tuple(
+        tuple(p.size for p in places.values() if p.first <= step <= p.last)
+        for step in range(1, len(graph.nodes) + 1)
+    )
+
+
 def align(size: int, alignment: int) -> int:
     """`size` rounded up to a multiple of `alignment`."""
     return -(-size // alignment) * alignment

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from profilers.counts import graph_costs
-from profilers.profile import operator_writer
+from profilers.footprint import footprint_of
+from profilers.profile import graph_writer, operator_writer
 from targets.session import Job
-from toolchain.errors import ConfigurationError, ModelFileError
+from toolchain.errors import ConfigurationError, ModelFileError, VerificationError
 from toolchain.graph.tflite_reader import read_tflite
 from toolchain.measurement import Measurement, Stack
 from toolchain.workflow.project import Progress, silent
-from toolchain.workflow.sessions import open_session
+from toolchain.workflow.sessions import in_time, open_session
 
 _WHOLE = "whole network"
 
@@ -45,7 +45,10 @@ class BenchOutcome:
         stack: what the measured values belong to.
         operators: in execution order; equal operators were measured once.
         whole: the whole network, measured.
-        computed: flash_bytes (this file), constant_bytes, ram_bytes (TFLite Micro's greedy arena), macs, params.
+        time: the same as `latency_us`, where a board counts cycles; else None.
+        computed: flash_bytes, constant_bytes, ram_bytes, macs, params. On a CPU flash is this file and RAM TFLite
+            Micro's greedy arena; on a board both are everything that the part holds, and what the device counts.
+        note: what every figure must be read with, e.g. that no hardware was used; may be empty.
     """
 
     model: str
@@ -53,7 +56,9 @@ class BenchOutcome:
     stack: Stack
     operators: tuple[OperatorCost, ...]
     whole: Measurement
+    time: Measurement | None
     computed: Mapping[str, int]
+    note: str
 
     @property
     def sum(self) -> float | None:
@@ -76,12 +81,13 @@ def bench(path: Path, url: str, *, progress: Progress = silent, wait: bool = Fal
         raise ModelFileError(f"cannot read {path}: {error.strerror}") from error
     graph = read_tflite(data)
     with open_session(url, graph.dtype) as session:
-        if session.model_format != "tflite":
+        if session.model_format in ("onnx", "pt2"):
             raise ConfigurationError(f"{url} does not run .tflite files", remedy="use --target cpu:litert")
+        model = data if session.model_format == "tflite" else graph_writer(session.model_format)(graph)
         write = operator_writer(session.model_format)
         distinct = list(dict.fromkeys(graph.operators))
         jobs = [Job(op.signature, write(op)) for op in distinct]
-        jobs.append(Job(_WHOLE, data))
+        jobs.append(Job(_WHOLE, model))
         results = {
             result.key: result
             for result in session.measure(
@@ -97,5 +103,25 @@ def bench(path: Path, url: str, *, progress: Progress = silent, wait: bool = Fal
             )
             for op in graph.operators
         )
-        costs = {**graph_costs(graph), "flash_bytes": len(data)}
-        return BenchOutcome(path.name, graph.dtype, session.stack, operators, whole.measurement, costs)
+        found = whole.measurement
+        footprint = footprint_of(session.model_format, distinct, session.device)
+        costs = {
+            "params": graph.params,
+            "macs": graph.macs,
+            "constant_bytes": graph.constant_bytes,
+            **footprint.of_graph(graph),
+        }
+        if session.device is None:
+            costs["flash_bytes"] = len(data)
+        for metric in ("flash_bytes", "ram_bytes") if session.device is not None else ():
+            counted = int(found.details[metric])
+            if footprint.exact and counted != costs[metric]:
+                raise VerificationError(
+                    f"the device counts {counted:,} {metric}, the plan says {costs[metric]:,}",
+                    remedy="report this as a bug",
+                )
+            costs[metric] = counted
+        return BenchOutcome(
+            path.name, graph.dtype, session.stack, operators, found, in_time(found, session), costs,
+            "" if session.device is None else session.device.note,
+        )  # fmt: skip

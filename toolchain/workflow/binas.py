@@ -18,8 +18,6 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from profilers.cost import MACS, PARAMS, RAM_BYTES, ArcMetric, flash_bytes, operator_sum
-from profilers.counts import flash_model
 from toolchain.errors import InfeasibleError
 from toolchain.files import write_atomic, write_json
 from toolchain.report.insights import effects, overall, panels
@@ -62,7 +60,6 @@ from toolchain.supernet.fairness import train_fair
 from toolchain.units import Budget, format_value
 from toolchain.workflow.costs import Costs, evidence_text
 from toolchain.workflow.project import Progress, Project, fingerprint
-from toolchain.workflow.sessions import LATENCY
 
 METHOD: Final = "binas"
 CERTIFICATE: Final = "certificate.json"
@@ -173,15 +170,6 @@ def selection_from_record(stored: Mapping[str, Any]) -> Selection:
     return Selection(**values)
 
 
-def arc_metrics(costs: Costs) -> dict[str, ArcMetric]:
-    """How the project's prices are made from arcs: what `costs.table` adds up, for a model in integers."""
-    found = {}
-    if costs.values:
-        found[LATENCY] = operator_sum(LATENCY, costs.values, costs.chain, calibration=costs.calibration)
-    found |= {"params": PARAMS, "macs": MACS, "flash_bytes": flash_bytes(flash_model(costs.chain.operators))}
-    return {**found, "ram_bytes": RAM_BYTES}
-
-
 def binas_search(
     project: Project,
     costs: Costs,
@@ -200,7 +188,7 @@ def binas_search(
         InfeasibleError: no network of the space keeps the budgets by the model, or none that was tried keeps them
             exactly.
     """
-    metrics = arc_metrics(costs)
+    metrics = costs.arcs
     # Whether any network keeps the budgets is known before anything is trained.
     solve(from_chain(costs.chain, lambda position, arc: 0.0, metrics), limits)
     torch.set_num_threads(project.config.project.threads)

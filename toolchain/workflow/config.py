@@ -67,8 +67,8 @@ class TargetSection(_Section):
     precision: Literal["int8", "float32"] = Field("int8", description="what runs on the device")
     budgets: dict[str, str | int | float] = Field(
         default_factory=dict,
-        description='upper bounds: latency = "2 ms", flash = "64 kB", ram, macs, params; "25 %": as cheap as the '
-        "cheapest quarter of the space",
+        description='upper bounds: latency = "2 ms", flash = "64 kB", ram, cycles, instructions, macs, params; '
+        '"25 %": as cheap as the cheapest quarter of the space',
     )
 
     @field_validator("budgets")
@@ -111,11 +111,12 @@ class SearchSection(_Section):
     learning_rate: float | None = Field(None, gt=0, description="weights of the supernet (SGD)")
     alpha_learning_rate: float | None = Field(None, gt=0, description="connas: architecture weights (Adam)")
     rescale: float = Field(1.2, gt=1, description="connas: R, weight of the feasibility direction")
-    margin: float = Field(
-        10.0,
+    margin: float | None = Field(
+        None,
         ge=0,
         le=100,
-        description="per cent by which a measured budget (latency) is tightened, as predictions err",
+        description="per cent by which a measured budget (latency, cycles) is tightened, as predictions err; by "
+        "default 10 on a CPU, 2 on a board",
     )
     samples: int = Field(200, ge=1, description="evolution, random: networks evaluated")
     sampling: Literal["uniform", "fair"] = Field(

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from profilers.counts import graph_costs
+from profilers.footprint import footprint_of
 from profilers.lut import Lut, Network
+from profilers.profile import session_metric
 from profilers.steady import best_anchor, slowdown, steady_table
 from targets.session import Job, ModelFormat, Session
 from toolchain.errors import ConfigurationError, DeviceError, VerificationError
@@ -28,12 +29,13 @@ from toolchain.workflow.export import (
     FLOAT_PT2,
     FLOAT_TFLITE,
     INT8_ONNX,
+    INT8_PROGRAM,
     INT8_TFLITE,
     changed_file,
     export_inputs,
 )
 from toolchain.workflow.project import Progress, Project, silent
-from toolchain.workflow.sessions import LATENCY, open_session
+from toolchain.workflow.sessions import in_time, open_session
 
 STAGE = "deploy"
 # An engine rounds in its own way (XNNPACK differs from TFLite Micro by a few steps); most answers must stay.
@@ -46,6 +48,8 @@ _FILES: Mapping[tuple[ModelFormat, str], str] = {
     ("onnx", "int8"): INT8_ONNX,
     ("onnx", "float32"): FLOAT_ONNX,
     ("pt2", "float32"): FLOAT_PT2,
+    ("native-dsp", "int8"): INT8_PROGRAM,
+    ("native-plain", "int8"): INT8_PROGRAM,
 }
 
 
@@ -67,6 +71,8 @@ class DeployOutcome:
         rows: metrics, predicted beside measured.
         slowdown: how much slower than in its best phase the machine was when the network was measured; 1 is best.
             Predictions refer to the best phase.
+        note: what every figure must be read with, e.g. that no hardware was used; may be empty.
+        details: what the device reported beside its figures, e.g. the depth of its stack.
     """
 
     text: str
@@ -81,6 +87,8 @@ class DeployOutcome:
     max_difference: float
     rows: tuple[ComparisonRow, ...]
     slowdown: float
+    note: str
+    details: Mapping[str, str]
 
 
 def deploy(
@@ -95,7 +103,8 @@ def deploy(
     Raises:
         ConfigurationError: nothing was exported, or other files, or another network than the search found, or not in
             the form that this target takes.
-        VerificationError: the target's answers are not the reference's; nothing is deployed.
+        VerificationError: the target's answers are not the reference's; nothing is deployed. Or a board counts other
+            bytes of flash or RAM than were predicted.
         DeviceError: the target cannot be opened, is busy, or could not measure the network.
     """
     found, exported = project.found(), _exported(project)
@@ -109,9 +118,10 @@ def deploy(
         name = model_file(session.model_format, precision)
         path = project.model_folder / name
         if not path.is_file():
+            missing = "its packages are missing here" if name.endswith(".onnx") else "it is of another target"
+            remedy = "pip install 'boardfit[onnx]', then " if name.endswith(".onnx") else ""
             raise ConfigurationError(
-                f"{name} was not exported: its packages are missing here",
-                remedy="pip install 'boardfit[onnx]', then run `boardfit export`",
+                f"{name} was not exported: {missing}", remedy=f"{remedy}run `boardfit export`"
             )
         model = path.read_bytes()
         progress("deploy", 0, 3, "checking outputs")
@@ -119,14 +129,14 @@ def deploy(
         progress("deploy", 1, 3, "copying")
         where = session.deploy(model, place or str(project.results / "deployed"))
         progress("deploy", 2, 3, "measuring")
-        latency = _measure(session, model, wait)
+        found_here = _measure(session, model, wait)
         progress("deploy", 3, 3, "")
         tflite = INT8_TFLITE if precision == "int8" else FLOAT_TFLITE
         graph = _read(project, tflite)
-        measured = {LATENCY: latency, **_computed(graph, tflite)}
+        measured = {**_measured(session, found_here), **_bytes(session, graph, tflite, found_here)}
         budgets = tuple(Budget(b["metric"], b["bound"]) for b in found["budgets"])
         predicted = {k: v for k, v in found["predicted"].items() if k in measured}
-        speed = _remember(project, session, exported["text"], graph, latency)
+        speed = _remember(project, session, exported["text"], graph, found_here)
         outcome = DeployOutcome(
             text=exported["text"],
             stack=session.stack,
@@ -135,6 +145,8 @@ def deploy(
             accuracy_before=exported["accuracy"],
             rows=compare(budgets, predicted, measured),
             slowdown=speed,
+            note="" if session.device is None else session.device.note,
+            details=found_here.details,
             **check,
         )
     values = asdict(outcome)
@@ -151,6 +163,10 @@ def model_file(form: ModelFormat, precision: str) -> str:
         ConfigurationError: there is no such form (int8 on the torch engine).
     """
     name = _FILES.get((form, precision))
+    if name is None and form.startswith("native"):
+        raise ConfigurationError(
+            f"a board takes no {precision} model", remedy='set target.precision = "int8", or use cpu:litert'
+        )
     if name is None:
         raise ConfigurationError(
             f"this target takes no {precision} model",
@@ -187,10 +203,11 @@ def _read(project: Project, name: str) -> Graph:
 
 def _check_outputs(project: Project, session: Session, model: bytes, name: str) -> dict[str, Any]:
     """Run the test split on the target, and compare with the reference and with the labels."""
-    graph = _read(project, INT8_TFLITE if name == INT8_TFLITE else FLOAT_TFLITE)
+    integer = name in (INT8_TFLITE, INT8_PROGRAM)
+    graph = _read(project, INT8_TFLITE if integer else FLOAT_TFLITE)
     data = project.data
     x, y = data.x["test"], data.y["test"]
-    if name == INT8_TFLITE:
+    if integer:
         source, result = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
         assert source.quantization is not None  # an int8 graph has them everywhere (Graph's validation)
         assert result.quantization is not None
@@ -218,6 +235,12 @@ def _check_outputs(project: Project, session: Session, model: bytes, name: str) 
                 f"{100 * wanted:.1f} %; the limit is {100 * Limits().accuracy_loss:.0f} % less",
                 remedy="run `boardfit export --force` and look at its table; do not use this model",
             )
+    elif session.device is not None and differing:
+        raise VerificationError(
+            f"on the board {differing} of {answers.size} output values are not those of TFLite Micro, "
+            f"by up to {difference:.0f} steps; all must be equal",
+            remedy="run `boardfit flash`, which writes the firmware anew; if it stays, report it as a bug",
+        )
     elif agreement < LEAST_AGREEMENT:
         raise VerificationError(
             f"on the target {100 * agreement:.1f} % of {len(x)} answers are the reference's, "
@@ -239,7 +262,7 @@ def _channels_first(nhwc: NDArray[np.float32], name: str, x: NDArray[np.float32]
 
 
 def _measure(session: Session, model: bytes, wait: bool) -> Measurement:
-    """The network's latency; measured again, up to `MEASURE_TRIES` times, while the machine is in a slow phase.
+    """The whole network; on a CPU measured again, up to `MEASURE_TRIES` times, while the machine is in a slow phase.
 
     Raises:
         DeviceError: the target could not measure the network.
@@ -254,21 +277,40 @@ def _measure(session: Session, model: bytes, wait: bool) -> Measurement:
     return min(tries, key=lambda found: (found.unstable, slowdown(found, best)))
 
 
-def _computed(graph: Graph, tflite: str) -> dict[str, Measurement]:
-    """Bytes, MACs and parameters of the network's .tflite file: exact, from the graph that was read from it.
+def _measured(session: Session, found: Measurement) -> dict[str, Measurement]:
+    """The measurement, and a board's cycles as a time, too."""
+    time = in_time(found, session)
+    return {found.metric: found, **({} if time is None else {time.metric: time})}
 
-    Flash and RAM mean that file on every target, also where another runtime's file is deployed (docs/cli.md): they are
-    what a microcontroller would need.
+
+def _bytes(session: Session, graph: Graph, tflite: str, found: Measurement) -> dict[str, Measurement]:
+    """Flash, RAM, parameters and MACs. On a machine with files, of the network's .tflite file, also where another
+    runtime's file is deployed (docs/cli.md). On a board, what the part holds, as the device itself counts it.
+
+    Raises:
+        VerificationError: a board counts otherwise than was computed.
     """
-    costs = graph_costs(graph)
-    return {
-        metric: Measurement(metric, float(costs[metric]), Evidence.COMPUTED, details={"file": tflite})
-        for metric in ("flash_bytes", "ram_bytes", "params", "macs")
+    footprint = footprint_of(session.model_format, graph.operators, session.device)
+    computed = footprint.of_graph(graph)
+    counts = {**computed, "params": graph.params, "macs": graph.macs}
+    rows = {
+        metric: Measurement(metric, float(value), Evidence.COMPUTED, details={"file": tflite})
+        for metric, value in counts.items()
     }
+    if session.device is not None:
+        for metric in ("flash_bytes", "ram_bytes"):
+            counted = float(found.details[metric])
+            if footprint.exact and counted != computed[metric]:
+                raise VerificationError(
+                    f"the device counts {counted:,.0f} {metric}, the plan says {computed[metric]:,}",
+                    remedy="run `boardfit export --force`; if it stays, report it as a bug",
+                )
+            rows[metric] = Measurement(metric, counted, Evidence.COUNTED)
+    return rows
 
 
-def _remember(project: Project, session: Session, text: str, graph: Graph, latency: Measurement) -> float:
+def _remember(project: Project, session: Session, text: str, graph: Graph, found: Measurement) -> float:
     """Keep the whole network's measurement, from which the next calibration learns; gives its `slowdown`."""
     with Lut.open(project.lut_path) as lut:
-        lut.put_network(session.stack, Network(text, graph.operators), latency)
-        return slowdown(latency, steady_table(lut, session.stack, LATENCY).best_anchor_us)
+        lut.put_network(session.stack, Network(text, graph.operators), found)
+        return slowdown(found, steady_table(lut, session.stack, session_metric(session)).best_anchor_us)

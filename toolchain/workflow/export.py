@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from profilers.profile import graph_writer
+from targets.session import model_format
 from toolchain.export.onnx_writer import quantize_onnx, write_onnx
 from toolchain.export.tflite_writer import write_tflite
 from toolchain.export.torch_writer import write_pt2
@@ -21,6 +23,7 @@ from toolchain.export.verify import Comparison, ModelFiles, Verification, verify
 from toolchain.files import write_atomic, write_json
 from toolchain.graph import Graph, Tensor
 from toolchain.graph.lower import lower
+from toolchain.graph.tflite_reader import read_tflite
 from toolchain.quantize import quantize
 from toolchain.quantize.qat import train_quantized
 from toolchain.spaces import Architecture
@@ -32,6 +35,7 @@ STAGE = "export"
 FLOAT_TFLITE, INT8_TFLITE = "model_float.tflite", "model_int8.tflite"
 FLOAT_ONNX, INT8_ONNX = "model_float.onnx", "model_int8.onnx"
 FLOAT_PT2 = "model_float.pt2"  # only for the torch engine
+INT8_PROGRAM = "model_int8.bfp"  # only for boards
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 WEIGHTS, MODEL_JSON = "weights.safetensors", "model.json"
 
@@ -194,6 +198,10 @@ def _write(
         files[INT8_ONNX] = quantize_onnx(files[FLOAT_ONNX], project.data.x["train"][:count])
     if FLOAT_PT2 in wanted:
         files[FLOAT_PT2] = write_pt2(graph)
+    if INT8_PROGRAM in wanted:
+        # Of the file that is verified, so that nothing but the file's own numbers is in the program.
+        program = graph_writer(model_format(project.config.target.url))
+        files[INT8_PROGRAM] = program(read_tflite(files[INT8_TFLITE]))
     for name, data in files.items():
         write_atomic(project.model_folder / name, data)
     save_checkpoint(project.model_folder / WEIGHTS, module.state_dict(), {"space": project.space.name})
@@ -202,12 +210,17 @@ def _write(
 
 
 def _wanted_files(project: Project) -> tuple[str, ...]:
-    """Names of the model files to write here: ONNX where its packages are installed, .pt2 for the torch engine."""
+    """Names of the model files to write here: ONNX where its packages are installed, .pt2 for the torch engine, a
+    program for a board.
+    """
     names = [FLOAT_TFLITE, INT8_TFLITE]
     if all(importlib.util.find_spec(name) for name in _ONNX_PACKAGES):
         names += [FLOAT_ONNX, INT8_ONNX]
-    if project.config.target.url.startswith("cpu:torch"):
+    form = model_format(project.config.target.url)
+    if form == "pt2":
         names.append(FLOAT_PT2)
+    elif form.startswith("native"):
+        names.append(INT8_PROGRAM)
     return tuple(names)
 
 

@@ -150,14 +150,20 @@ class Project:
         (self.results / f"{stage}.json").unlink(missing_ok=True)
 
 
-def open_project(folder: Path) -> Project:
+def open_project(folder: Path, target: str = "") -> Project:
     """Open the project in a folder (or of a given boardfit.toml).
+
+    Args:
+        target: URL that takes the place of the project file's; empty keeps that.
 
     Raises:
         ConfigurationError: no project file, or one that does not fit.
     """
     path = folder if folder.is_file() else folder / PROJECT_FILE
-    return Project(path.parent, load_config(path))
+    config = load_config(path)
+    if target:
+        config = config.model_copy(update={"target": config.target.model_copy(update={"url": target})})
+    return Project(path.parent, config)
 
 
 def fingerprint(*parts: Any) -> str:

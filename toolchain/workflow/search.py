@@ -20,16 +20,18 @@ from toolchain.search.protocols import SearchResult
 from toolchain.search.random_search import random_search
 from toolchain.spaces import Architecture, Row
 from toolchain.supernet import Supernet
-from toolchain.units import Budget, QuantileBudget
+from toolchain.units import BUDGET_METRICS, Budget, QuantileBudget
 from toolchain.workflow.binas import Selection, binas_search, selection_from_record
 from toolchain.workflow.config import SearchSection
 from toolchain.workflow.costs import Costs, evidence_text, open_costs
 from toolchain.workflow.project import Progress, Project, fingerprint, silent
-from toolchain.workflow.sessions import LATENCY
+from toolchain.workflow.sessions import LATENCY, MEASURED
 
 STAGE = "search"
 METHODS = ("connas", "binas", "evolution", "random")
 QUANTILE_SEED, QUANTILE_SAMPLES = 0, 4096
+# search.margin where the project does not say: a CPU's predictions err by some per cent, a board's by parts of one.
+MARGIN, BOARD_MARGIN = 10.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class SearchOutcome:
         method, seed, evaluations, repaired: how it was found (`toolchain.search.SearchResult`).
         alternatives: (text, score) of other networks that keep the budgets by the table.
         seconds: of the search; of the first time when it is reused.
+        note: what every figure must be read with, e.g. that no hardware was used; may be empty.
         selection: binas: certificate, alternatives, what more of a budget buys, which design choices pay.
         reused: nothing had changed, so the earlier result stands.
     """
@@ -67,6 +70,7 @@ class SearchOutcome:
     repaired: bool
     alternatives: tuple[tuple[str, float], ...]
     seconds: float
+    note: str = ""
     selection: Selection | None = None
     reused: bool = False
 
@@ -101,7 +105,7 @@ def search(
     progress("costs", 0, 1, "reading the table")
     costs = open_costs(project, [b.metric for b in asked])
     progress("costs", 1, 1, f"{len(costs.chain.operators)} operators")
-    limits = resolved(project, costs, asked)
+    limits = within_the_part(costs, resolved(project, costs, asked))
     inputs = search_inputs(project, asked, method, costs)
     stored = None if force else project.record(STAGE, inputs)
     if stored is not None:
@@ -112,7 +116,9 @@ def search(
     )
     if force:
         checkpoint.unlink(missing_ok=True)
-    strict = tightened(limits, project.config.search.margin)
+    margin = project.config.search.margin
+    margin = (MARGIN if costs.device is None else BOARD_MARGIN) if margin is None else margin
+    strict = tightened(limits, margin)
     started = time.monotonic()
     selection = None
     try:
@@ -123,7 +129,7 @@ def search(
     except InfeasibleError as error:
         # An earlier winner does not keep these budgets: nobody shall go on with it.
         project.drop_record(STAGE)
-        _explain_margin(error, strict, project.config.search.margin)
+        _explain_margin(error, strict, margin)
         raise
     outcome = SearchOutcome(
         architecture=result.architecture,
@@ -141,6 +147,7 @@ def search(
         repaired=result.repaired,
         alternatives=tuple((project.space.encode(a), score) for a, score in result.alternatives[:5]),
         seconds=time.monotonic() - started,
+        note=costs.note,
         selection=selection,
     )
     values = asdict(replace(outcome, rows=()))
@@ -178,22 +185,35 @@ def resolved(
 def tightened(limits: tuple[Budget, ...], margin_percent: float) -> tuple[Budget, ...]:
     """What is searched under: predictions of measured metrics err, so their bounds come down by the margin."""
     return tuple(
-        Budget(b.metric, b.bound / (1 + margin_percent / 100)) if b.metric == LATENCY else b for b in limits
+        Budget(b.metric, b.bound / (1 + margin_percent / 100)) if b.metric in MEASURED else b for b in limits
     )
+
+
+def within_the_part(costs: Costs, limits: tuple[Budget, ...]) -> tuple[Budget, ...]:
+    """The budgets, and on a board the memories of the part: what does not fit there is no result, asked or not."""
+    bounds = {b.metric: b.bound for b in limits}
+    for metric, most in costs.footprint.limits.items():
+        bounds[metric] = min(most, bounds.get(metric, most))
+    return tuple(Budget(metric, bound) for metric, bound in bounds.items())
 
 
 def _explain_margin(error: InfeasibleError, strict: tuple[Budget, ...], margin_percent: float) -> None:
     """Where a tightened bound is in the way, say so, and name the budget that lets the nearest design pass."""
-    needed = error.nearest_costs.get(LATENCY)
-    bound = next((b.bound for b in strict if b.metric == LATENCY), None)
-    if bound is None or not margin_percent:
+    if not margin_percent:
         return
-    if LATENCY in error.binding:
-        error.message += f" (the latency budget less search.margin, {margin_percent:g} %)"
-    if needed is not None and needed > bound:
-        # Rounded up: a rounded-down budget would be refused by its last digit.
-        budget = math.ceil(needed * (1 + margin_percent / 100) * 1000) / 1000
-        error.remedy += f'; with the margin that is latency = "{budget:g} us"'
+    for budget in strict:
+        metric = budget.metric
+        key = next((key for key, (name, _) in BUDGET_METRICS.items() if name == metric), metric)
+        if metric not in MEASURED:
+            continue
+        if metric in error.binding:
+            error.message += f" (the {key} budget less search.margin, {margin_percent:g} %)"
+        needed = error.nearest_costs.get(metric)
+        if needed is not None and needed > budget.bound:
+            # Rounded up: a rounded-down budget would be refused by its last digit.
+            enough = math.ceil(needed * (1 + margin_percent / 100) * 1000) / 1000
+            text = f'"{enough:g} us"' if metric == LATENCY else f"{math.ceil(enough)}"
+            error.remedy += f"; with the margin that is {key} = {text}"
 
 
 def search_inputs(
@@ -308,6 +328,7 @@ def _from_record(project: Project, stored: Mapping[str, Any]) -> SearchOutcome:
         repaired=stored["repaired"],
         alternatives=tuple((text, score) for text, score in stored["alternatives"]),
         seconds=stored["seconds"],
+        note=stored["note"],
         selection=None if stored["selection"] is None else selection_from_record(stored["selection"]),
         reused=True,
     )

@@ -1,30 +1,67 @@
-"""Opening targets with the two reference models that the measuring protocol wants."""
+"""Opening targets with the two reference models that the measuring protocol of a noisy machine wants."""
 
 from __future__ import annotations
 
 from profilers.profile import anchor_model, baseline_model
-from targets.session import Session, open_target
+from targets.session import Described, Session, model_format, open_target
+from toolchain.errors import ConfigurationError
 from toolchain.graph.operator import DType
-from toolchain.measurement import Stack
+from toolchain.measurement import MEASURED_METRICS, Evidence, Measurement
 
-LATENCY = "latency_us"
+LATENCY, CYCLES = "latency_us", "cycles"
+MEASURED = frozenset(MEASURED_METRICS.values())
+# A board counts its own cycles: nothing that becomes slow need be noticed, so it takes no reference models.
+_NOISY = ("tflite", "onnx", "pt2")
 
 
 def open_session(url: str, precision: DType = "float32") -> Session:
-    """Open a target for measuring and running, with the anchor and baseline of a precision.
+    """Open a target for measuring and running, on a CPU with the anchor and baseline of a precision.
 
     Raises:
-        ConfigurationError: no such target, or a package that writes its model files is missing.
+        ConfigurationError: no such target, it does not take this precision, or a package that writes its model files
+            is missing.
         DeviceError: its engine is not installed, or the device does not answer.
     """
-    with open_target(url) as probe:
-        form = probe.model_format
+    form = model_format(url)
+    if is_board(url):
+        if precision != "int8":
+            raise ConfigurationError(
+                f"{url} takes no {precision} model", remedy='set target.precision = "int8", or use cpu:litert'
+            )
+        return open_target(url)
     if form == "pt2":
         precision = "float32"
     return open_target(url, anchor=anchor_model(form, precision), baseline=baseline_model(form, precision))
 
 
-def target_stack(url: str) -> Stack:
-    """The stack of a target's numbers, without measuring anything."""
-    with open_target(url) as session:
-        return session.stack
+def is_board(url: str) -> bool:
+    """A microcontroller, real or virtual."""
+    return url.partition(":")[0] not in ("cpu", "host")
+
+
+def in_time(cycles: Measurement, target: Described) -> Measurement | None:
+    """A board's cycles as `latency_us` at its clock, with the same evidence; None for any other measurement."""
+    if target.device is None or cycles.metric != CYCLES:
+        return None
+    factor = 1e6 / target.device.clock_hz
+    return Measurement(
+        LATENCY, cycles.value * factor, cycles.evidence, tuple(s * factor for s in cycles.samples),
+        cycles.unstable, {"clock_hz": str(target.device.clock_hz)}, cycles.taken_at,
+    )  # fmt: skip
+
+
+def metrics_of(target: Described) -> tuple[str, ...]:
+    """What is measured on a target, and what follows from it: cycles are a time, instructions are none."""
+    metric = MEASURED_METRICS[target.evidence]
+    return (metric, LATENCY) if metric == CYCLES else (metric,)
+
+
+def explain_missing(url: str, metric: str, target: Described, known: tuple[str, ...]) -> ConfigurationError:
+    """The error for a budget on a metric that a target does not give."""
+    if target.evidence is Evidence.INSTRUCTIONS and metric in (LATENCY, CYCLES):
+        return ConfigurationError(
+            f"{url} gives no {metric}: the timing of its core is not validated, so only instructions are counted",
+            remedy="budget instructions instead, measure on a real board (serial:...), or fit the timing model to one "
+            "with `boardfit calibrate`",
+        )
+    return ConfigurationError(f"{url} gives no {metric}", remedy=f"it gives {', '.join(known)}")
