@@ -203,7 +203,8 @@ def undo_folder(folder: Path) -> Path:
     previous = folder.with_name(folder.name + ".previous")
     if not previous.is_dir():
         raise ConfigurationError(
-            f"there is nothing to go back to: {previous} does not exist", remedy="it was deployed once at most"
+            f"there is nothing to go back to: {previous} does not exist",
+            remedy="it was deployed once at most",
         )
     try:
         if not folder.exists():  # a deployment was cut off between its two renames

@@ -84,9 +84,7 @@ def serve(stream_in: BinaryIO, stream_out: BinaryIO, leave: Callable[[int], obje
 
 
 class _Server:
-    def __init__(
-        self, stream_in: BinaryIO, stream_out: BinaryIO, leave: Callable[[int], object]
-    ) -> None:
+    def __init__(self, stream_in: BinaryIO, stream_out: BinaryIO, leave: Callable[[int], object]) -> None:
         self._in = stream_in
         self._out = stream_out
         self._leave = leave
@@ -106,7 +104,9 @@ class _Server:
                             self._send(answer)
                 except BoardfitError as error:
                     self._send(
-                        Frame({"error": type(error).__name__, "message": error.message, "remedy": error.remedy})
+                        Frame(
+                            {"error": type(error).__name__, "message": error.message, "remedy": error.remedy}
+                        )
                     )
         except OSError:
             pass  # nobody listens any more
@@ -163,20 +163,19 @@ class _Server:
             head = frame.head
             sizes = [(str(name), int(size)) for name, size in head["files"]]
             parts = cut(frame.body, [int(head["model"]), *(size for _, size in sizes)])
-            place = Path(str(head["place"])).expanduser()
             files = {name: part for (name, _), part in zip(sizes, parts[1:], strict=True)}
-            yield Frame({"place": self._opened().deploy(parts[0], place, files=files)})
+            yield Frame({"place": self._opened().deploy(parts[0], _place(head), files=files)})
         elif ask == "undo":
-            yield Frame({"place": str(undo_folder(Path(str(frame.head["place"])).expanduser()))})
+            yield Frame({"place": str(undo_folder(_place(frame.head)))})
         else:
-            raise BoardfitError(f"the agent knows no question {ask!r}", remedy="use the same boardfit on both sides")
+            raise BoardfitError(
+                f"the agent knows no question {ask!r}", remedy="use the same boardfit on both sides"
+            )
 
     def _open(self, frame: Frame) -> Frame:
         self._close()
         anchor, baseline = cut(frame.body, [int(size) for size in frame.head["sizes"]])
-        session = open_session(
-            str(frame.head["url"]), anchor=anchor or None, baseline=baseline or None
-        )
+        session = open_session(str(frame.head["url"]), anchor=anchor or None, baseline=baseline or None)
         self._session = session
         return Frame({"stack": session.stack.as_dict(), "model_format": session.model_format})
 
@@ -218,6 +217,11 @@ class _Server:
         if self._session is not None:
             self._session.close()
             self._session = None
+
+
+def _place(head: Mapping[str, Any]) -> Path:
+    """A folder on the device; relative ones stand in the user's home, wherever the agent was started."""
+    return Path.home() / Path(str(head["place"])).expanduser()
 
 
 def _with_health(result: Result, held_back: tuple[str, ...]) -> Result:

@@ -23,7 +23,9 @@ from toolchain.errors import ConfigurationError, DeviceError
 
 CONNECT_S: Final = 15.0
 KEEPALIVE_S: Final = 15
-PASSPHRASE: Final = "BOARDFIT_SSH_PASSPHRASE"  # environment variable: of a key that is neither in an agent nor open
+PASSPHRASE: Final = (
+    "BOARDFIT_SSH_PASSPHRASE"  # environment variable: of a key that is neither in an agent nor open
+)
 _MOST_JUMPS: Final = 8
 # URL options of the connection; those of the engine are in targets/ssh/session.py.
 OPTIONS: Final = {
@@ -189,9 +191,7 @@ def connect(address: Address) -> Connection:
     try:
         import paramiko
     except ImportError as error:
-        raise DeviceError(
-            f"SSH needs paramiko: {error}", remedy="pip install 'boardfit[ssh]'"
-        ) from error
+        raise DeviceError(f"SSH needs paramiko: {error}", remedy="pip install 'boardfit[ssh]'") from error
     under: list[Any] = []
     try:
         client = _connect(paramiko, address, under, 0)
@@ -204,7 +204,9 @@ def connect(address: Address) -> Connection:
 
 def _connect(paramiko: Any, address: Address, under: list[Any], depth: int) -> Any:
     if depth > _MOST_JUMPS:
-        raise ConfigurationError(f"more than {_MOST_JUMPS} jump hosts", remedy="check ProxyJump in ~/.ssh/config")
+        raise ConfigurationError(
+            f"more than {_MOST_JUMPS} jump hosts", remedy="check ProxyJump in ~/.ssh/config"
+        )
     known = _configuration(paramiko, address)
     host = str(known.get("hostname", address.host))
     port = address.port or int(known.get("port", 22))
@@ -233,7 +235,9 @@ def _connect(paramiko: Any, address: Address, under: list[Any], depth: int) -> A
             host,
             port=port,
             username=user,
-            key_filename=[str(Path(name).expanduser()) for name in identities if Path(name).expanduser().is_file()]
+            key_filename=[
+                str(Path(name).expanduser()) for name in identities if Path(name).expanduser().is_file()
+            ]
             or None,
             passphrase=os.environ.get(PASSPHRASE) or None,
             look_for_keys=not address.identity,
@@ -303,7 +307,9 @@ def _configuration(paramiko: Any, address: Address) -> dict[str, Any]:
     path = Path(address.config or "~/.ssh/config").expanduser()
     if not path.is_file():
         if address.config:
-            raise ConfigurationError(f"no SSH configuration {path}", remedy="check `config` in the target's URL")
+            raise ConfigurationError(
+                f"no SSH configuration {path}", remedy="check `config` in the target's URL"
+            )
         return {}
     try:
         return dict(paramiko.SSHConfig.from_path(str(path)).lookup(address.host))
@@ -312,9 +318,12 @@ def _configuration(paramiko: Any, address: Address) -> dict[str, Any]:
 
 
 def _load_known_hosts(client: Any, address: Address, known: dict[str, Any]) -> None:
-    files = [address.known_hosts] if address.known_hosts else str(
-        known.get("userknownhostsfile", "~/.ssh/known_hosts ~/.ssh/known_hosts2")
-    ).split() + ["/etc/ssh/ssh_known_hosts"]
+    files = (
+        [address.known_hosts]
+        if address.known_hosts
+        else str(known.get("userknownhostsfile", "~/.ssh/known_hosts ~/.ssh/known_hosts2")).split()
+        + ["/etc/ssh/ssh_known_hosts"]
+    )
     for name in files:
         path = Path(name).expanduser()
         if path.is_file():
@@ -323,7 +332,9 @@ def _load_known_hosts(client: Any, address: Address, known: dict[str, Any]) -> N
             except (OSError, ValueError) as error:
                 raise ConfigurationError(f"cannot read {path}: {error}") from error
         elif address.known_hosts:
-            raise ConfigurationError(f"no file of host keys {path}", remedy="check `known_hosts` in the target's URL")
+            raise ConfigurationError(
+                f"no file of host keys {path}", remedy="check `known_hosts` in the target's URL"
+            )
 
 
 class _HostKeyError(OSError):

@@ -205,7 +205,9 @@ class SshSession:
             try:
                 for result in self._measured(part, settings, wait):
                     if left.pop(result.key, None) is None:
-                        raise DeviceError(f"{self.address.label} answered a job that is not open: {result.key!r}")
+                        raise DeviceError(
+                            f"{self.address.label} answered a job that is not open: {result.key!r}"
+                        )
                     fruitless = 0
                     if progress is not None:
                         progress(len(jobs) - len(left), len(jobs))
