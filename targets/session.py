@@ -211,6 +211,7 @@ class _Opener(Protocol):
 _MODULES: Final[Mapping[str, str]] = {
     "cpu": "targets.host",
     "host": "targets.host",
+    "ssh": "targets.ssh.session",
 }
 ALIASES: Final[Mapping[str, str]] = {"cpu": "cpu:litert"}
 

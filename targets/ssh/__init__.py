@@ -1,1 +1,1 @@
-"""Linux boards over SSH: `ssh://pi@raspberrypi.local`. The device runs an agent, which is this package's own host code."""
+"""Linux boards over SSH: `ssh://pi@raspberrypi.local`. The device runs an agent: the host's own code in one file."""

@@ -1,4 +1,4 @@
-"""An SSH connection as the user's own `ssh` would make it: config file, agent, keys, jump hosts, and verified host keys.
+"""An SSH connection as the user's own `ssh` makes it: config file, agent, keys, jump hosts, and verified host keys.
 
 A host key is never taken on trust. It must stand in a known_hosts file, or its fingerprint in the target's URL.
 """
@@ -226,10 +226,6 @@ def _connect(paramiko: Any, address: Address, under: list[Any], depth: int) -> A
     for name in identities:
         if address.identity and not Path(name).expanduser().is_file():
             raise ConfigurationError(f"no key file {name}", remedy="check `identity` in the target's URL")
-    if address.fingerprint:  # paramiko must not find the host in a file that was not asked for
-        host_name = f"[{host}]:{port}"
-    else:
-        host_name = host
     try:
         client.connect(
             host,
@@ -249,7 +245,7 @@ def _connect(paramiko: Any, address: Address, under: list[Any], depth: int) -> A
     except paramiko.BadHostKeyException as error:
         client.close()
         raise DeviceError(
-            f"the host key of {host_name} has changed: known {fingerprint(error.expected_key.asbytes())}, "
+            f"the host key of {asked.label} has changed: known {fingerprint(error.expected_key.asbytes())}, "
             f"offered {fingerprint(error.key.asbytes())}",
             remedy="if you set the board up anew: ssh-keygen -R "
             + (host if port == 22 else f"[{host}]:{port}")
@@ -318,12 +314,8 @@ def _configuration(paramiko: Any, address: Address) -> dict[str, Any]:
 
 
 def _load_known_hosts(client: Any, address: Address, known: dict[str, Any]) -> None:
-    files = (
-        [address.known_hosts]
-        if address.known_hosts
-        else str(known.get("userknownhostsfile", "~/.ssh/known_hosts ~/.ssh/known_hosts2")).split()
-        + ["/etc/ssh/ssh_known_hosts"]
-    )
+    standard = str(known.get("userknownhostsfile", "~/.ssh/known_hosts ~/.ssh/known_hosts2")).split()
+    files = [address.known_hosts] if address.known_hosts else [*standard, "/etc/ssh/ssh_known_hosts"]
     for name in files:
         path = Path(name).expanduser()
         if path.is_file():
@@ -360,8 +352,9 @@ def _policy(paramiko: Any, address: Address) -> Any:
             port = "" if address.port in (None, 22) else f"-p {address.port} "
             raise _HostKeyError(
                 f"the host key of {address.label} is unknown: {key.get_name()} {offered}",
-                f"compare it with `ssh-keygen -l -f /etc/ssh/ssh_host_ed25519_key.pub` on the board; then accept it with "
-                f"`ssh {port}{address.user}@{address.host}`, or put fingerprint={offered} into the target's URL",
+                "compare it with `ssh-keygen -l -f /etc/ssh/ssh_host_ed25519_key.pub` on the board; then accept "
+                f"it with `ssh {port}{address.user}@{address.host}`, or put fingerprint={offered} "
+                "into the target's URL",
             )
 
     return Policy()

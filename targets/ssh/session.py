@@ -381,6 +381,8 @@ def place_agent(connection: Connection) -> tuple[str, str]:
     Raises:
         DeviceError: it cannot be written, e.g. the disk is full.
     """
+    import paramiko
+
     sftp = connection.sftp()
     try:
         home = str(sftp.normalize("."))
@@ -393,6 +395,8 @@ def place_agent(connection: Connection) -> tuple[str, str]:
         if _size(sftp, path) != len(data):
             _write(sftp, folder, path, data)
         return home, python
+    except paramiko.SSHException as error:
+        raise lost(connection.address, error) from error
     except (OSError, EOFError) as error:
         raise DeviceError(
             f"cannot copy the agent ({len(agent_file()) // 1000} kB) to {connection.address.label}:{FOLDER}: "
