@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from targets.lock import cache_folder
 from targets.mcu.board import Board, load_board
@@ -243,7 +243,8 @@ def _compile(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-# GNU ld: region `RAM' overflowed by 58920 bytes; lld: section '.bss' will not fit in region 'RAM': overflowed by 58920 bytes
+# GNU ld: region `RAM' overflowed by 58920 bytes
+# lld: section '.bss' will not fit in region 'RAM': overflowed by 58920 bytes
 _OVERFLOW: Final = re.compile(r"region [`']?(\w+)'?:? overflowed by (\d+) bytes")
 
 
