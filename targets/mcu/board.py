@@ -103,7 +103,8 @@ class Ticks:
 @dataclass(frozen=True, slots=True)
 class Programmer:
     """Hints for the tools that write flash. `rom_uart`: the boot loader in ROM (AN2606, AN3155) listens on the pins
-    of the virtual COM port. Empty: this tool does not know the part."""
+    of the virtual COM port. `device_id`: DEV_ID, as the chip's DBGMCU_IDCODE and the boot loader's GET ID command tell
+    it. Empty: this tool does not know the part."""
 
     probe: str
     usb_ids: tuple[str, ...]
@@ -112,6 +113,7 @@ class Programmer:
     cube_programmer: bool
     drive: str
     rom_uart: bool
+    device_id: int
     source: str
 
 
