@@ -34,6 +34,12 @@ PACKAGES: Final[Mapping[str, tuple[str, str, str]]] = {
     "pyarrow": ("pyarrow", "parquet", "tables in Parquet"),
     "PIL": ("pillow", "images", "image folders"),
     "sklearn": ("scikit-learn", "demo", "the digits data set"),
+    "serial": ("pyserial", "boards", "talking to boards"),
+    "elftools": ("pyelftools", "boards", "reading the firmware that is built"),
+    "stm32loader": ("stm32loader", "boards", "writing firmware through the boot loader in ROM"),
+    "unicorn": ("unicorn", "virtual", "virtual boards"),
+    "capstone": ("capstone", "virtual", "cycles of virtual boards"),
+    "ziglang": ("ziglang", "virtual", "a C compiler for firmware, where there is no arm-none-eabi-gcc"),
 }
 _NEEDED_DISK_BYTES = 200_000_000
 
