@@ -104,7 +104,8 @@ class Ticks:
 class Programmer:
     """Hints for the tools that write flash. `rom_uart`: the boot loader in ROM (AN2606, AN3155) listens on the pins
     of the virtual COM port. `device_id`: DEV_ID, as the chip's DBGMCU_IDCODE and the boot loader's GET ID command tell
-    it. Empty: this tool does not know the part."""
+    it. `mbed_code`: first four digits of the code in MBED.HTM on the ST-LINK's drive. Empty: this tool does not know the
+    part."""
 
     probe: str
     usb_ids: tuple[str, ...]
@@ -114,6 +115,7 @@ class Programmer:
     drive: str
     rom_uart: bool
     device_id: int
+    mbed_code: str
     source: str
 
 

@@ -36,7 +36,7 @@ class Request:
 Command = Callable[[Request], list[str]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ToolFlasher:
     """A back end that runs a tool.
 
@@ -74,6 +74,9 @@ class ToolFlasher:
     waits: tuple[str, ...] = ()
     places: tuple[Path, ...] = ()
     always_verifies: bool = False
+
+    def __repr__(self) -> str:
+        return f"<{self.title}>"
 
     def available(self) -> Availability:
         """The tool's version, or how to install it."""
