@@ -173,11 +173,12 @@ def build_program(
     )  # fmt: skip
     folders = [SOURCES, *(SOURCES / name for name in ("kernels", "runtime", "protocol", "boards")), *includes]
     headers = sorted({file for folder in folders for file in folder.glob("*.h")})
-    fingerprint = _fingerprint(tool, options, script, [*sources, *headers])
+    fingerprint = _fingerprint(tool, (*options, *tool.link_flags()), script, [*sources, *headers])
     kept = (cache or cache_folder()) / "firmware" / f"{board.name}-{fingerprint}.elf"
     elf = _read_kept(kept)
     if elf is None:
-        elf = _compile(tool, board, options, script, sources, folders)
+        named = (*options, f'-DBF_FINGERPRINT="{fingerprint}"')  # the firmware says who it is
+        elf = _compile(tool, board, named, script, sources, folders)
         # The digest stands in the same file, behind the ELF: one rename, so two processes cannot mix theirs.
         write_atomic(kept, elf + hashlib.sha256(elf).digest())
     shown = " ".join((*tool.flags(board), optimisation, *extra))
@@ -283,9 +284,8 @@ def _describe(board: Board, path: Path, elf: bytes, compiler: str, flags: str, f
         if data and 0 <= start < board.flash.bytes:
             image.extend(b"\xff" * (start + len(data) - len(image)))
             image[start : start + len(data)] = data
-    symbols = {
-        symbol.name: symbol["st_value"] for symbol in file.get_section_by_name(".symtab").iter_symbols()
-    }
+    table: Any = file.get_section_by_name(".symtab")
+    symbols = {symbol.name: symbol["st_value"] for symbol in table.iter_symbols()}
     stack = symbols["bf_stack_top"] - symbols["bf_stack_limit"]
     return Firmware(
         board=board.name,
