@@ -212,6 +212,10 @@ class _Opener(Protocol):
 _MODULES: Final[Mapping[str, str]] = {
     "cpu": "targets.host",
     "host": "targets.host",
+    "virtual": "targets.mcu.session",
+    "serial": "targets.mcu.session",
+    "socket": "targets.mcu.session",
+    "rfc2217": "targets.mcu.session",
 }
 ALIASES: Final[Mapping[str, str]] = {"cpu": "cpu:litert"}
 
