@@ -80,4 +80,3 @@ def memory_plan(graph: Graph, isa: Isa = "dsp", *, keep_inputs: bool = False) ->
 def arena_bytes(graph: Graph, isa: Isa = "dsp", *, keep_inputs: bool = False) -> int:
     """Bytes of the arena: what a program's header says, and all the RAM that a run takes beside the firmware's own."""
     return memory_plan(graph, isa, keep_inputs=keep_inputs).arena_bytes
-

@@ -98,7 +98,8 @@ def window_body(
         UnsupportedError: a dimension above 65535.
     """
     if op.kind == "fully_connected":
-        source, output = (1, 1, math.prod(op.inputs[0])), (1, 1, op.output[-1])
+        source: Shape = (1, 1, math.prod(op.inputs[0]))
+        output: Shape = (1, 1, op.output[-1])
     else:
         source, output = op.inputs[0][1:], op.output[1:]
     # Where there is one output the stride means nothing, and may be larger than the field.
@@ -139,7 +140,7 @@ def extents(a: Shape, b: Shape) -> list[Extent]:
 
 
 def paddings(op: Operator) -> list[tuple[int, int, int]]:
-    """(size, before, after) per dimension of a pad, outermost first; what is not padded joins the dimension above it."""
+    """(size, before, after) per dimension of a pad, outermost first; what is not padded joins the one above it."""
     found: list[tuple[int, int, int]] = []
     for size, (before, after) in zip(op.inputs[0], op.pads, strict=True):
         if found and not before and not after:

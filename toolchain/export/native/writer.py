@@ -10,20 +10,19 @@ from __future__ import annotations
 import math
 import zlib
 
+import numpy as np
+
 from toolchain.errors import BoardfitError, GraphError, UnsupportedError
 from toolchain.export.native import layout
 from toolchain.export.native.footprint import memory_plan
 from toolchain.export.native.layout import Isa, padded
 from toolchain.export.native.pieces import Piece, Where, pieces_of, window_body
-from toolchain.export.native.weights import layout_weighted, weighted_footprint
+from toolchain.export.native.weights import CACHE_BYTES, layout_weighted, weighted_footprint
 from toolchain.graph import integer_reference as reference
 from toolchain.graph.graph import Graph, Node
 from toolchain.graph.memory import scratch_name
 from toolchain.graph.operator import WEIGHTED
 
-# A constant operand that fits the data cache (8 lines on the STM32L4 and F4: RM0432 and RM0090, ART accelerator) is read
-# from flash once, a larger one every time.
-_CACHE_BYTES = 128
 _WEIGHTED_KINDS = {
     "conv2d": layout.CONV2D,
     "depthwise_conv2d": layout.DEPTHWISE,
@@ -69,7 +68,8 @@ def write_program(graph: Graph, isa: Isa = "dsp", *, keep_inputs: bool = False) 
                 places.append(layout.IN_PROGRAM | (constants_at + len(blocks)))
                 data = graph.constants[name].tobytes()
                 blocks += data.ljust(padded(len(data)), b"\0")
-                lines += -(-len(data) // layout.LINE) * (walks if len(data) > _CACHE_BYTES else 1)
+                # What fits the data cache is read from flash once, anything larger every time.
+                lines += -(-len(data) // layout.LINE) * (walks if len(data) > CACHE_BYTES else 1)
             else:
                 places.append(memory.offsets[name])
         where = Where(
@@ -134,28 +134,26 @@ def _weighted(graph: Graph, index: int, node: Node, isa: Isa) -> Piece:
         raise UnsupportedError(
             f"{op.kind} of a constant", remedy="compute it before the export: its output is constant as well"
         )
-    channels = op.output[-1]
-    multipliers = reference.weighted_multipliers(graph, node)
-    if len(multipliers) == 1:
-        multipliers = multipliers * channels
+    multipliers, shifts = np.array(reference.weighted_multipliers(graph, node), np.int64).T
     clamp = reference.activation_range(op.activation, output)
     zeros = (source.zero_point[0], output.zero_point[0])
     weights, bias = (graph.constants[name] for name in node.inputs[-2:])
-    laid = layout_weighted(
-        op, weights, bias, *zeros, [m for m, _ in multipliers], [s for _, s in multipliers], *clamp, isa
-    )
+    laid = layout_weighted(op, weights, bias, *zeros, multipliers, shifts, *clamp, isa)
     rows = laid.weights.ljust(padded(len(laid.weights)), b"\0")
     return Piece(
         index,
         node.inputs[:1],
         _WEIGHTED_KINDS[op.kind],
         lambda where: window_body(
-            op, zeros, clamp, steps=laid.steps, chunk=laid.chunk,
-            weights=where.constants, channels=where.constants + len(rows),
-        ),  # fmt: skip
+            op,
+            zeros,
+            clamp,
+            steps=laid.steps,
+            chunk=laid.chunk,
+            weights=where.constants,
+            channels=where.constants + len(rows),
+        ),
         laid.kernel,
         rows + laid.channels,
         weighted_footprint(op, isa).constant_lines,
     )
-
-
