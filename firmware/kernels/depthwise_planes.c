@@ -2,7 +2,8 @@
  * around them; then each plane is a small image of its own, whose neighbours in a row meet two weights in one SMLAD.
  * `chunk` output rows are done at a time, which bounds the planes.
  *
- * Weights are int16, [channel][row][pairs of columns]; an odd last column is paired with a zero. */
+ * Weights are int16, [channel][row][pairs of columns]; an odd last column is paired with a zero. Where the short
+ * requantisation holds, weights and bias are doubled, which saves it a shift. */
 #include "columns.h"
 #include "requantize.h"
 
@@ -55,26 +56,42 @@ static void gather(const struct bf_window *op, const int8_t *input, int32_t y, u
     }
 }
 
-/* `rows` output rows of one channel. */
+/* Sums of four windows whose upper left corners are `step` elements apart. */
+static inline void four_windows(const struct bf_window *op, const int16_t *window, uint32_t step, uint32_t pitch,
+                                const uint8_t *weights, int32_t sums[4])
+{
+    int32_t s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];
+    uint32_t pairs = (op->kernel_w + 1u) / 2;
+    for (uint32_t row = op->kernel_h; row > 0; row--, window += pitch) {
+        const int16_t *p0 = window, *p1 = p0 + step, *p2 = p1 + step, *p3 = p2 + step;
+        for (uint32_t i = pairs; i > 0; i--, p0 += 2, p1 += 2, p2 += 2, p3 += 2, weights += 4) {
+            uint32_t w = bf_load32(weights);
+            s0 = bf_smlad(bf_load32(p0), w, s0);
+            s1 = bf_smlad(bf_load32(p1), w, s1);
+            s2 = bf_smlad(bf_load32(p2), w, s2);
+            s3 = bf_smlad(bf_load32(p3), w, s3);
+        }
+    }
+    sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;
+}
+
+/* `rows` output rows of one channel. Four neighbours at a time; the last four overlap the ones before, and in a row of
+ * less than four the windows are one and the same. */
 static void run_plane(const struct bf_window *op, const int16_t *plane, uint32_t pitch, const uint8_t *weights,
                       const struct bf_channel *channel, uint32_t rows, int8_t *output)
 {
-    uint32_t pairs = (op->kernel_w + 1u) / 2;
-    for (; rows > 0; rows--, plane += pitch * op->stride_h) {
-        const int16_t *window = plane;
-        for (uint32_t at = 0; at < op->out_w; at++, window += op->stride_w, output += op->out_c) {
-            const int16_t *line = window;
-            const uint8_t *w = weights;
-            int32_t sum = channel->bias;
-            for (uint32_t row = 0; row < op->kernel_h; row++, line += pitch) {
-                const int16_t *p = line;
-                for (uint32_t i = pairs; i > 0; i--, p += 2, w += 4) {
-                    sum = bf_smlad(bf_load32(p), bf_load32(w), sum);
-                }
+    uint32_t width = op->out_w, count = width < 4 ? 1 : 4, step = width < 4 ? 0 : op->stride_w;
+    for (; rows > 0; rows--, plane += pitch * op->stride_h, output += width * op->out_c) {
+        for (uint32_t at = 0; at < width; at += count) {
+            at = at + count > width ? width - count : at;
+            int32_t sums[4] = {channel->bias, channel->bias, channel->bias, channel->bias};
+            int8_t *to = output + at * op->out_c;
+            four_windows(op, plane + at * op->stride_w, step, pitch, weights, sums);
+            for (uint32_t i = 0; i < count; i++, to += op->out_c) {
+                *to = (int8_t)(channel->rounding != 0 ? bf_requantize_doubled(sums[i], channel->multiplier,
+                                                                              channel->rounding, -channel->shift)
+                                                      : bf_ssat8(bf_requantize(sums[i], channel, op->out_zero)));
             }
-            *output = (int8_t)(channel->rounding != 0
-                                   ? bf_requantize_dsp(sum, channel->multiplier, channel->rounding, -channel->shift)
-                                   : bf_ssat8(bf_requantize(sum, channel, op->out_zero)));
         }
     }
 }

@@ -147,15 +147,20 @@ static inline uint32_t bf_clamp4(uint32_t x, uint32_t least, uint32_t greatest)
 }
 #endif
 
-/* A sum inside the bounds of bf_requantize_short -> int8, zero point in `rounding`. */
-static inline int32_t bf_requantize_dsp(int32_t sum, int32_t multiplier, int32_t rounding, int32_t right_shift)
+/* Twice a sum inside the bounds of bf_requantize_short -> int8, zero point in `rounding`. */
+static inline int32_t bf_requantize_doubled(int32_t twice, int32_t multiplier, int32_t rounding, int32_t right_shift)
 {
-    int32_t high = bf_smmlar((uint32_t)sum << 1, (uint32_t)multiplier, rounding);
+    int32_t high = bf_smmlar((uint32_t)twice, (uint32_t)multiplier, rounding);
 #if BF_MUTATE == 1 /* for the test of the tests */
     return bf_ssat8(high >> right_shift);
 #else
-    return bf_ssat8((high + (sum >> 31)) >> right_shift);
+    return bf_ssat8((high + (twice >> 31)) >> right_shift);
 #endif
+}
+
+static inline int32_t bf_requantize_dsp(int32_t sum, int32_t multiplier, int32_t rounding, int32_t right_shift)
+{
+    return bf_requantize_doubled((int32_t)((uint32_t)sum << 1), multiplier, rounding, right_shift);
 }
 
 /* A whole tensor into [least, greatest]: kernels of the DSP forms saturate to int8 only, because a fused ReLU whose zero

@@ -42,6 +42,8 @@ void bf_fully_connected(const struct bf_window *op, const uint8_t *program, cons
 void bf_conv2d_columns(const struct bf_window *op, const uint8_t *program, const int8_t *input, int8_t *output,
                        void *scratch);
 void bf_pixel(const struct bf_window *op, const uint8_t *program, const int8_t *input, int8_t *output, void *scratch);
+void bf_depthwise_3x3(const struct bf_window *op, const uint8_t *program, const int8_t *input, int8_t *output,
+                      void *scratch);
 void bf_depthwise_planes(const struct bf_window *op, const uint8_t *program, const int8_t *input, int8_t *output,
                          void *scratch);
 

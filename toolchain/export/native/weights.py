@@ -25,6 +25,7 @@ PLAIN: Final = 0
 DSP_COLUMNS: Final = 1
 DSP_PIXEL: Final = 2
 DSP_PLANES: Final = 3
+DSP_3X3: Final = 4
 
 COLUMN_BYTES: Final = 4608  # of scratch that columns may take, where one group of pixels does not need more
 PLANE_BYTES: Final = 4096  # the same for the planes of four channels
@@ -131,17 +132,24 @@ def layout_weighted(
     form = _form(op, isa)
     channels = op.output[-1]
     rows = _rows(op, np.asarray(weights))
+    table = _channels(
+        rows.reshape(channels, -1).astype(np.int64),
+        np.asarray(bias, np.int64),
+        in_zero,
+        out_zero,
+        np.broadcast_to(np.asarray(multipliers, np.int64), (channels,)),
+        np.broadcast_to(np.asarray(shifts, np.int64), (channels,)),
+    )
+    if form.kernel in (DSP_PLANES, DSP_3X3):  # int16 weights: there is room to double them
+        twice = np.where(table[:, 2] != 0, 2, 1)
+        table[:, 0] *= twice
+        arranged = _arrange_planes(form.kernel, rows.astype(np.int16) * twice[:, None, None].astype(np.int16))
+    else:
+        arranged = _arrange(form.kernel, rows)
     return WeightedLayout(
         kernel=form.kernel,
-        weights=_arrange(op, form.kernel, rows),
-        channels=_channels(
-            rows.reshape(channels, -1).astype(np.int64),
-            np.asarray(bias, np.int64),
-            in_zero,
-            out_zero,
-            np.broadcast_to(np.asarray(multipliers, np.int64), (channels,)),
-            np.broadcast_to(np.asarray(shifts, np.int64), (channels,)),
-        ),
+        weights=arranged,
+        channels=table.astype("<i4").tobytes(),
         steps=form.steps,
         chunk=form.chunk,
     )
@@ -149,7 +157,7 @@ def layout_weighted(
 
 def _channels(
     rows: Integers, bias: Integers, in_zero: int, out_zero: int, multipliers: Integers, shifts: Integers
-) -> bytes:
+) -> Integers:
     """struct bf_channel of each output channel: `rounding` is 0 where the short requantisation would be wrong."""
     # 256 wraps of an int64 away from any limit: sums of int8 products.
     folded = (bias - in_zero * rows.sum(axis=1)).astype(np.int32).astype(np.int64)
@@ -157,8 +165,7 @@ def _channels(
     rounding = np.where(right >= 1, (1 << np.maximum(right - 1, 0)) + (out_zero << np.maximum(right, 0)), 0)
     reach = 128 * np.abs(rows).sum(axis=1) + np.abs(folded)
     short = (right >= 1) & (reach < SUM_LIMIT) & (np.abs(rounding) < SUM_LIMIT)
-    table = np.stack([folded, multipliers, np.where(short, rounding, 0), shifts], axis=1)
-    return table.astype("<i4").tobytes()
+    return np.stack([folded, multipliers, np.where(short, rounding, 0), shifts], axis=1)
 
 
 def _rows(op: Operator, weights: Int8Array) -> Int8Array:
@@ -186,7 +193,9 @@ def _form(op: Operator, isa: Isa) -> _Form:
             remedy="split the operator, or use the tflm runtime",
         )
     if op.kind == "depthwise_conv2d":
-        return _plain_depthwise(op) if isa == "plain" else _planes(op)
+        if isa == "plain":
+            return _plain_depthwise(op)
+        return _planes_3x3(op) if op.kernel == (3, 3) and op.stride == (1, 1) else _planes(op)
     pixels = math.prod(op.output[1:-1])
     if isa == "plain":
         return _plain(op, pixels, channels)
@@ -255,6 +264,27 @@ def _planes(op: Operator) -> _Form:
     )
 
 
+def _planes_3x3(op: Operator) -> _Form:
+    _, out_h, out_w, channels = op.output
+    planes, columns = min(4, op.inputs[0][-1]), -(-out_w // 2) + 1
+
+    def scratch(rows: int) -> int:
+        return 4 * planes * columns * (-(-rows // 2) * 2 + 2)
+
+    rows = out_h
+    while rows > 2 and scratch(rows) > PLANE_BYTES:
+        rows = (rows - 1) // 2 * 2  # whole blocks, but for the last band
+    bands = -(-out_h // rows)
+    return _Form(
+        kernel=DSP_3X3,
+        steps=0,
+        chunk=rows,
+        weight_bytes=24 * channels,
+        scratch_bytes=scratch(rows),
+        constant_lines=channels * bands * 3,  # 24 bytes of weights and a channel
+    )
+
+
 def _plain(op: Operator, pixels: int, channels: int) -> _Form:
     taps = math.prod(_window(op))
     pairs = -(-channels // 2)
@@ -283,14 +313,19 @@ def _plain_depthwise(op: Operator) -> _Form:
     return _Form(PLAIN, 0, 0, channels * taps, 0, channels * (reads * _lines(taps) + 1))
 
 
-def _arrange(op: Operator, kernel: int, rows: Int8Array) -> bytes:
+def _arrange_planes(kernel: int, rows: NDArray[np.int16]) -> bytes:
+    if kernel == DSP_3X3:
+        return rows[:, :, [0, 1, 1, 2]].astype("<i2").tobytes()
+    channels, height, width = rows.shape
+    wide = np.zeros((channels, height, -(-width // 2) * 2), "<i2")
+    wide[:, :, :width] = rows
+    return wide.tobytes()
+
+
+def _arrange(kernel: int, rows: Int8Array) -> bytes:
     if kernel == PLAIN:
         return rows.tobytes()
     channels, height, width = rows.shape
-    if kernel == DSP_PLANES:
-        wide = np.zeros((channels, height, -(-width // 2) * 2), "<i2")
-        wide[:, :, :width] = rows
-        return wide.tobytes()
     # Rows to multiples of 4 taps, then taps in the order of SXTB16: (0, 2), (1, 3).
     wide = np.zeros((channels, height, -(-width // 4) * 4), np.int8)
     wide[:, :, :width] = rows
