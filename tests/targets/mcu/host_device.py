@@ -13,7 +13,6 @@ import struct
 import subprocess
 import tempfile
 import threading
-import time
 import tty
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,6 @@ import pytest
 
 from targets.mcu.link import BoardLink
 from targets.mcu.port import open_port
-from toolchain.errors import DeviceError
 
 HERE: Final = Path(__file__).resolve().parent
 FIRMWARE: Final = HERE.parents[2] / "firmware"
@@ -212,6 +210,8 @@ class Device:
         assert self.process.stderr is not None
         said = self.process.stderr.read().decode()
         self.process.stderr.close()
-        assert self.process.returncode in (0, 3), said  # 3: it died as it was told; a sanitizer's word is another
+        assert self.process.returncode in (0, 3), (
+            said
+        )  # 3: it died as it was told; a sanitizer's word is another
         if kind is None:
             assert said == ""
