@@ -1,1 +1,1 @@
-"""Microcontroller boards: facts, building and flashing their firmware, the wire protocol, and boards that are emulated."""
+"""Microcontroller boards: facts, firmware (building, flashing), the wire protocol, and boards that are emulated."""

@@ -102,10 +102,12 @@ class Ticks:
 
 @dataclass(frozen=True, slots=True)
 class Programmer:
-    """Hints for the tools that write flash. `rom_uart`: the boot loader in ROM (AN2606, AN3155) listens on the pins
-    of the virtual COM port. `device_id`: DEV_ID, as the chip's DBGMCU_IDCODE and the boot loader's GET ID command tell
-    it. `mbed_code`: first four digits of the code in MBED.HTM on the ST-LINK's drive. Empty: this tool does not know the
-    part."""
+    """Hints for the tools that write flash. Empty: this tool does not know the part.
+
+    `rom_uart`: the boot loader in ROM (AN2606, AN3155) listens on the pins of the virtual COM port. `device_id`: DEV_ID,
+    as DBGMCU_IDCODE and the boot loader's GET ID command tell it. `mbed_code`: first four digits of the code in MBED.HTM
+    on the ST-LINK's drive.
+    """
 
     probe: str
     usb_ids: tuple[str, ...]

@@ -26,9 +26,11 @@ from targets.lock import cache_folder, exclusive
 from targets.mcu.board import Board, list_boards, load_board
 from targets.mcu.build import Firmware, build_firmware
 from targets.mcu.compilers import find_compiler
+from targets.mcu.find import find as find_boards
 from targets.mcu.link import BoardLink, ModelInfo, Refused, RunResult
 from targets.mcu.port import open_port
-from targets.mcu.tflm import INCLUDE_OPTION, LIBRARY_OPTION
+from targets.mcu.tflm import INCLUDE_OPTION, LIBRARY_OPTION, require_library
+from targets.mcu.virtual.part import timing
 from targets.session import (
     Array,
     Description,
@@ -147,7 +149,10 @@ def open_session(
 
 def firmware_of(url: BoardUrl, cache: Path | None = None) -> Firmware:
     """The firmware of a board's URL, compiled when it is not in the cache."""
-    return build_firmware(url.board, runtime=url.runtime, compiler=url.compiler, cache=cache)
+    library = require_library(url.options) if url.runtime == "tflm" else None
+    return build_firmware(
+        url.board, runtime=url.runtime, library=library, compiler=url.compiler, cache=cache
+    )
 
 
 def _check(url: BoardUrl, firmware: Firmware, link: BoardLink) -> None:
@@ -157,7 +162,7 @@ def _check(url: BoardUrl, firmware: Firmware, link: BoardLink) -> None:
         DeviceError: it is not; or its cycle counter stands still.
     """
     hello = link.board
-    flash = f"run `boardfit flash {url.port or 'virtual:' + url.board.name} --board {url.board.name}`"
+    flash = f"run `boardfit flash --board {url.board.name} --probe {url.port}`"
     if hello.board != url.board.name:
         raise DeviceError(
             f"{url.port} is a {hello.board!r}, not a {url.board.name!r}",
@@ -177,7 +182,7 @@ def _check(url: BoardUrl, firmware: Firmware, link: BoardLink) -> None:
 
 
 def find() -> list[Target]:
-    """The virtual boards, and how to name a real one. Opens nothing."""
+    """The virtual boards, and the real ones that are attached. Opens nothing."""
     missing = [
         name for name in ("unicorn", "capstone", "serial", "elftools") if not importlib.util.find_spec(name)
     ]
@@ -190,9 +195,9 @@ def find() -> list[Target]:
     found = []
     for name in list_boards():
         board = load_board(name)
-        text = f"{board.title}, {board.part}: {board.core}, {board.clock.hz / 1e6:g} MHz, emulated"
+        text = f"{board.title}, {board.part}: {board.core}, {board.clock.hz / 1e6:g} MHz, emulated: no hardware"
         found.append(Target(f"virtual:{name}", name, text, not why, why or timing_text(board)))
-    return found
+    return found + find_boards()
 
 
 def timing_text(board: Board) -> str:
@@ -213,7 +218,14 @@ def _form(url: BoardUrl) -> ModelFormat:
 
 
 def _evidence(url: BoardUrl) -> Evidence:
-    return Evidence(url.board.cycles.kind) if url.virtual else Evidence.CYCLES_MEASURED
+    return timing(url.board)[0] if url.virtual else Evidence.CYCLES_MEASURED
+
+
+def _kernels(url: BoardUrl) -> str:
+    """What numbers of this runtime depend on: the form of our kernels, or which library the user built."""
+    if url.runtime == "tflm":
+        return require_library(url.options).version
+    return "dsp" if url.board.dsp else "plain"
 
 
 def _device(url: BoardUrl, firmware: Firmware) -> Device:
@@ -229,7 +241,6 @@ def _device(url: BoardUrl, firmware: Firmware) -> Device:
 
 def _stack(url: BoardUrl, firmware: Firmware) -> Stack:
     board = url.board
-    timing = {"timing": timing_text(board)} if url.virtual else {}
     return Stack.of(
         {
             "target": url.target,
@@ -238,11 +249,11 @@ def _stack(url: BoardUrl, firmware: Firmware) -> Stack:
             "clock_hz": board.clock.hz,
             "wait_states": board.flash.wait_states,
             "runtime": url.runtime,
-            "kernels": "dsp" if board.dsp else "plain",
+            "kernels": _kernels(url),
             "compiler": firmware.compiler,
             "flags": firmware.flags,
             "firmware": firmware.fingerprint,
-            **timing,
+            **(timing(board)[1] if url.virtual else {}),
         }
     )
 

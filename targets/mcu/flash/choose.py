@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from targets.mcu.board import Board
-from targets.mcu.find import Attached, match, match_board, single
+from targets.mcu.find import Attached, find_attached, match, match_board, single
 from targets.mcu.flash import remedies
-from targets.mcu.flash.base import Flasher
+from targets.mcu.flash.base import Flasher, FlashProgress, FlashReport
 from targets.mcu.flash.bootloader import BOOTLOADER
 from targets.mcu.flash.by_tool import ToolFlasher
 from targets.mcu.flash.drive import DRIVE
@@ -148,3 +148,39 @@ def _way(flasher: Flasher, device: Attached, *, asked: bool) -> str | None:
 def _reason(flasher: Flasher, board: Board) -> str:
     available = flasher.available()
     return flasher.fits(board) or ("" if available.ready else available.detail)
+
+
+def flash_board(
+    board: Board,
+    image: bytes,
+    *,
+    preference: str | None = None,
+    wanted: str = "",
+    attached: Sequence[Attached] | None = None,
+    verify: bool = True,
+    progress: FlashProgress | None = None,
+    timeout_s: float = 120.0,
+) -> FlashReport:
+    """Choose a back end and flash a board's firmware at the start of its flash.
+
+    Args:
+        board: what is flashed.
+        image: raw bytes.
+        preference, wanted: see `choose_flasher`.
+        attached: by default what is attached now.
+        verify, progress, timeout_s: see `Flasher.flash`.
+
+    Raises:
+        DeviceError, FlashingError, ConfigurationError: see `choose_flasher` and `Flasher.flash`.
+    """
+    if len(image) > board.flash.bytes:
+        raise ConfigurationError(
+            f"the firmware has {len(image)} bytes, {board.name} has {board.flash.bytes} bytes of flash",
+            remedy="give the .bin file that was built for this board",
+        )
+    there = find_attached() if attached is None else attached
+    choice = choose_flasher(board, preference, attached=there, wanted=wanted)
+    return choice.flasher.flash(
+        board, image, address=board.flash.address, probe=choice.probe, verify=verify, progress=progress,
+        timeout_s=timeout_s,
+    )  # fmt: skip
