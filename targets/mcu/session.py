@@ -150,9 +150,7 @@ def open_session(
 def firmware_of(url: BoardUrl, cache: Path | None = None) -> Firmware:
     """The firmware of a board's URL, compiled when it is not in the cache."""
     library = require_library(url.options) if url.runtime == "tflm" else None
-    return build_firmware(
-        url.board, runtime=url.runtime, library=library, compiler=url.compiler, cache=cache
-    )
+    return build_firmware(url.board, runtime=url.runtime, library=library, compiler=url.compiler, cache=cache)
 
 
 def _check(url: BoardUrl, firmware: Firmware, link: BoardLink) -> None:
@@ -195,7 +193,9 @@ def find() -> list[Target]:
     found = []
     for name in list_boards():
         board = load_board(name)
-        text = f"{board.title}, {board.part}: {board.core}, {board.clock.hz / 1e6:g} MHz, emulated: no hardware"
+        text = (
+            f"{board.title}, {board.part}: {board.core}, {board.clock.hz / 1e6:g} MHz, emulated: no hardware"
+        )
         found.append(Target(f"virtual:{name}", name, text, not why, why or timing_text(board)))
     return found + find_boards()
 
