@@ -7,17 +7,30 @@ BIN := $(VENV)/bin
 TORCH_ARGS ?=
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test test-slow check bench bench-binas format clean
+.PHONY: help setup debian demo test test-slow check bench bench-binas bench-kernels bench-board format clean
 help:
 	@echo "make demo       the whole loop on this CPU: profile, search, train, export, run, compare (about five minutes)"
 	@echo "make test       unit and end-to-end tests        make test-slow  the slower ones"
 	@echo "make check      ruff, mypy, import contracts     make bench      export, LUT and pricing figures"
 	@echo "make bench-binas  exact selection and accuracy estimators against their peers"
+	@echo "make bench-kernels  cycles per MAC of the firmware's kernels    make bench-board  tables and predictions on a virtual board"
+	@echo "make debian     optional: ARM GCC, QEMU and flashing tools from Debian (as root); pip alone is enough without them"
 
 setup: $(READY)
 $(READY): pyproject.toml constraints.txt tools/install.py
 	$(PYTHON) tools/install.py $(VENV) $(TORCH_ARGS)
 	@touch $(READY)
+
+# A second compiler, a second emulator and the tools that real boards need. Nothing depends on it: what is missing is
+# skipped by the tests, with the reason.
+DEBIAN := gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm stm32flash openocd stlink-tools
+debian:
+	@if ! command -v apt-get >/dev/null; then echo "skipped: no apt-get here ($(DEBIAN))"; \
+	elif [ "$$(id -u)" != 0 ]; then echo "skipped: needs root (sudo make debian): $(DEBIAN)"; \
+	elif dpkg-query -W -f '$${Status}\n' $(DEBIAN) 2>/dev/null | grep -c 'ok installed' | grep -qx $(words $(DEBIAN)); then \
+	  echo "already installed: $(DEBIAN)"; \
+	else { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEBIAN) >/dev/null; } \
+	  || echo "skipped: Debian's packages cannot be had here ($(DEBIAN))"; fi
 
 demo: $(READY)
 	@mkdir -p demo
@@ -57,6 +70,12 @@ bench-binas: $(READY)
 	$(BIN)/python benchmarks/bench_estimators.py
 	[ -z "$$BOARDFIT_DATA" ] || $(BIN)/python benchmarks/bench_ofa.py
 	[ -z "$$BOARDFIT_DATA" ] || $(BIN)/python benchmarks/bench_nas_bench_macro.py
+
+bench-kernels: $(READY)
+	$(BIN)/python benchmarks/bench_kernels.py
+
+bench-board: $(READY)
+	$(BIN)/python benchmarks/bench_board.py
 
 clean:
 	rm -rf $(VENV) demo

@@ -13,6 +13,7 @@ from functools import cache
 from profilers.cost import RAM_BYTES, ArcMetric, flash_bytes
 from profilers.counts import flash_model, graph_costs
 from targets.session import Device, ModelFormat
+from toolchain.export.native import footprint as native
 from toolchain.export.native.layout import Isa
 from toolchain.graph import Graph, Operator
 from toolchain.graph.chain import Arc
@@ -66,8 +67,6 @@ def _programs(isa: Isa) -> Footprint:
     """Programs of the native runtime: their bytes are a sum over operators, and their arena is the largest of what
     lives at one operator, its kernel's scratch memory included.
     """
-    from toolchain.export.native import footprint as native
-
     bytes_of = cache(lambda op: native.operator_bytes(op, isa))
     scratch_of = cache(lambda op: native.scratch_bytes(op, isa))
 
@@ -105,6 +104,6 @@ def _on(device: Device, found: Footprint) -> Footprint:
             FLASH: found.of_graph(graph)[FLASH] + flash,
             RAM: found.of_graph(graph)[RAM] + ram,
         },
-        limits={FLASH: device.flash_bytes, RAM: device.ram_bytes},
+        limits={FLASH: flash + device.slot_bytes, RAM: ram + device.arena_bytes},
         exact=found.exact,
     )

@@ -29,6 +29,7 @@ from toolchain.errors import (
     UnsupportedError,
     VerificationError,
 )
+from toolchain.export.native.writer import write_program
 from toolchain.export.tflite_writer import write_tflite
 from toolchain.graph import Graph, Operator
 from toolchain.graph.operator import DType
@@ -159,8 +160,6 @@ def graph_writer(model_format: ModelFormat) -> Callable[[Graph], bytes]:
     if model_format == "tflite":
         return write_tflite
     if model_format in ISA:
-        from toolchain.export.native import write_program
-
         return partial(write_program, isa=ISA[model_format])
     try:
         if model_format == "onnx":

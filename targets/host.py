@@ -1,4 +1,4 @@
-"""This machine's CPU as a target: `cpu:litert`, `cpu:onnxruntime`, `cpu:torch`; `host:tflm` for outputs only."""
+"""This machine as a target: `cpu:litert`, `cpu:onnxruntime`, `cpu:torch`; outputs only: `host:tflm`, `host:native`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,16 @@ import numpy as np
 
 from targets.deploy import deploy_folder, runner_files
 from targets.lock import cache_folder, exclusive
-from targets.runners import LiteRtRunner, Loaded, OnnxRunner, Runner, TflmRunner, TorchRunner, version
+from targets.runners import (
+    LiteRtRunner,
+    Loaded,
+    NativeRunner,
+    OnnxRunner,
+    Runner,
+    TflmRunner,
+    TorchRunner,
+    version,
+)
 from targets.session import (
     Array,
     Description,
@@ -82,6 +91,10 @@ _ENGINES: Final[Mapping[str, _Engine]] = {
     "host:tflm": _Engine(
         "TensorFlow Lite Micro", "tflite_micro", "tflite-micro", "tflm", (), False,
         lambda threads, kernels: TflmRunner(), "tflite", timed=False,
+    ),
+    "host:native": _Engine(
+        "the firmware's native runtime", "targets.runners.native", "boardfit", "", (), False,
+        lambda threads, kernels: NativeRunner(), "native-dsp", timed=False,
     ),
 }  # fmt: skip
 

@@ -76,21 +76,22 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A microcontroller: its clock and memories, and what boardfit's firmware takes of them beside any model.
+    """A microcontroller: its clock, what boardfit's firmware takes of its memories, and what that leaves for a model.
 
     Attributes:
         clock_hz: of the core, and of the cycle counter.
-        flash_bytes, ram_bytes: of the part, firmware included.
-        firmware_flash_bytes: up to the model slot: code, tables, and the padding to the slot's first page.
-        firmware_ram_bytes: static data and the reserved stack: all RAM but the arena.
+        firmware_flash_bytes: image of the firmware.
+        firmware_ram_bytes: its static data and the reserved stack.
+        slot_bytes: flash behind the firmware, where the model lies.
+        arena_bytes: RAM that is left for the model.
         note: what every figure of it must be read with, e.g. that no hardware was used, and the timing model's band.
     """
 
     clock_hz: int
-    flash_bytes: int
-    ram_bytes: int
     firmware_flash_bytes: int
     firmware_ram_bytes: int
+    slot_bytes: int
+    arena_bytes: int
     note: str = ""
 
 
@@ -211,6 +212,10 @@ class _Opener(Protocol):
 _MODULES: Final[Mapping[str, str]] = {
     "cpu": "targets.host",
     "host": "targets.host",
+    "virtual": "targets.mcu.session",
+    "serial": "targets.mcu.session",
+    "socket": "targets.mcu.session",
+    "rfc2217": "targets.mcu.session",
     "ssh": "targets.ssh.session",
 }
 ALIASES: Final[Mapping[str, str]] = {"cpu": "cpu:litert"}

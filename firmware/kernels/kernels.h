@@ -38,7 +38,35 @@ void bf_depthwise_conv2d(const struct bf_window *op, const uint8_t *program, con
 void bf_fully_connected(const struct bf_window *op, const uint8_t *program, const int8_t *input, int8_t *output,
                         void *scratch);
 
+/* The forms with the DSP extension, by their file. */
+void bf_conv2d_columns(const struct bf_window *op, const uint8_t *program, const int8_t *input, int8_t *output,
+                       void *scratch);
+void bf_pixel(const struct bf_window *op, const uint8_t *program, const int8_t *input, int8_t *output, void *scratch);
+void bf_depthwise_3x3(const struct bf_window *op, const uint8_t *program, const int8_t *input, int8_t *output,
+                      void *scratch);
+void bf_depthwise_planes(const struct bf_window *op, const uint8_t *program, const int8_t *input, int8_t *output,
+                         void *scratch);
+
 /* Is this form of this weighted kind in this build? */
 int bf_has_weighted(uint8_t kind, uint8_t kernel);
+
+/* bf_operator.kernel of add and mul. */
+enum bf_binary_kernel {
+    BF_BINARY_GENERAL = 0, /* any scales: requantisation in 64 bits */
+    BF_BINARY_SHORT = 1,   /* out shift in [-22, -1]; an add's first operand has the larger scale */
+};
+
+/* Kinds without weights. Inputs may also lie in the program: constants. */
+void bf_add(const struct bf_binary *op, const int8_t *a, const int8_t *b, int8_t *output);
+void bf_mul(const struct bf_binary *op, const int8_t *a, const int8_t *b, int8_t *output);
+void bf_average_pool(const struct bf_window *op, const int8_t *input, int8_t *output);
+void bf_max_pool(const struct bf_window *op, const int8_t *input, int8_t *output);
+void bf_pad(const struct bf_pad *op, const int8_t *input, int8_t *output);
+void bf_copy(const struct bf_copy *op, const int8_t *input, int8_t *output);
+void bf_softmax(const struct bf_softmax *op, const uint8_t *program, const int8_t *input, int8_t *output);
+void bf_table(const struct bf_table *op, const uint8_t *program, const int8_t *input, int8_t *output);
+
+/* `bytes` from one place to another, by words where both allow it; the places do not overlap. */
+void bf_copy_bytes(int8_t *to, const int8_t *from, uint32_t bytes);
 
 #endif

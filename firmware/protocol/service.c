@@ -305,7 +305,7 @@ static uint32_t take_frame(uint32_t encoded)
     }
     uint32_t same = session.open && header.session == session.number;
     if (!same && header.command != BF_HELLO) {
-        send_away(&header, BF_WIRE_BAD_SESSION, header.session, session.open ? session.number : 0);
+        send_away(&header, BF_WIRE_BAD_SESSION, header.session, session.open ? session.number : BF_NO_SESSION);
         return 1;
     }
     uint16_t ahead = (uint16_t)(header.request - session.request);

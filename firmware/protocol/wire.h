@@ -24,6 +24,7 @@ struct bf_header {
 };
 
 #define BF_REPLY 0x80u
+#define BF_NO_SESSION 0xFFFFFFFFu /* limit of BF_WIRE_BAD_SESSION where none is open: the board has started anew */
 
 enum bf_command {
     BF_HELLO = 1,

@@ -95,7 +95,9 @@ struct bf_window {
     uint32_t channels;      /* offset of out_c bf_channel; 0 for pools */
 };
 
-/* add, mul with broadcasting: shapes and element strides of up to 6 dimensions, outermost first. */
+#define BF_MAX_RANK 6u /* TensorFlow Lite Micro's */
+
+/* add, mul with broadcasting: shapes and element strides of up to BF_MAX_RANK dimensions, outermost first. */
 struct bf_binary {
     struct bf_operator head;
     uint32_t second; /* place of the second input */

@@ -179,9 +179,9 @@ bf_status check(const uint8_t *data, uint32_t bytes, const Resolver &resolver) {
             !within(node->outputs(), tensors, 0)) {
             return BF_BAD_MODEL;
         }
-    }
-    for (const tflite::OperatorCode *code : *codes) {
+        /* Not of every code in the file: converters leave some behind that no operator uses. */
         const TFLMRegistration *registration = nullptr;
+        const tflite::OperatorCode *code = codes->Get(node->opcode_index());
         if (tflite::GetRegistrationFromOpCode(code, resolver, &registration) != kTfLiteOk || registration == nullptr) {
             return BF_UNSUPPORTED;
         }

@@ -102,8 +102,12 @@ class Ticks:
 
 @dataclass(frozen=True, slots=True)
 class Programmer:
-    """Hints for the tools that write flash. `rom_uart`: the boot loader in ROM (AN2606, AN3155) listens on the pins
-    of the virtual COM port. Empty: this tool does not know the part."""
+    """Hints for the tools that write flash. Empty: this tool does not know the part.
+
+    `rom_uart`: the boot loader in ROM (AN2606, AN3155) listens on the pins of the virtual COM port. `device_id`: DEV_ID,
+    as DBGMCU_IDCODE and the boot loader's GET ID command tell it. `mbed_code`: first four digits of the code in MBED.HTM
+    on the ST-LINK's drive.
+    """
 
     probe: str
     usb_ids: tuple[str, ...]
@@ -112,6 +116,8 @@ class Programmer:
     cube_programmer: bool
     drive: str
     rom_uart: bool
+    device_id: int
+    mbed_code: str
     source: str
 
 
@@ -199,7 +205,6 @@ def list_boards() -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
 
 
-@functools.cache
 def load_board(name: str) -> Board:
     """The board of this name; a `virtual:` before it does not matter.
 
@@ -213,6 +218,11 @@ def load_board(name: str) -> Board:
             f"no board {name!r}{_suggestion(name, known)}",
             remedy=f"boards: {', '.join(known)}; docs/boards.md says how to add one",
         )
+    return _read_board(name)
+
+
+@functools.cache
+def _read_board(name: str) -> Board:
     return parse_board(name, (resources.files("targets") / "boards" / f"{name}.toml").read_text("utf-8"))
 
 
@@ -319,8 +329,12 @@ def _check(board: Board) -> None:
     )
     pll = clock.oscillator_hz * clock.pll_n / (clock.pll_m * clock.pll_divider)
     need(pll == clock.hz, f"clock: the PLL gives {pll:.0f} Hz, hz says {clock.hz}")
-    error = abs(_line_rate(uart) / uart.baud - 1)
-    need(error < 0.02, f"uart: {uart.clock_hz} Hz gives {uart.baud} baud only with an error of {error:.1%}")
+    scale, least, most = (256, 0x300, 0xFFFFF) if uart.kind == "lpuart" else (1, 16, 0xFFFF)
+    divider = (scale * uart.clock_hz + uart.baud // 2) // uart.baud
+    need(
+        least <= divider <= most and abs(scale * uart.clock_hz / divider / uart.baud - 1) < 0.02,
+        f"uart: {uart.clock_hz} Hz cannot give {uart.baud} baud (the divider would be {divider})",
+    )
     need(
         board.fpu == "none" or board.core in ("cortex-m4", "cortex-m33"),
         f"an FPU on a {board.core}",
@@ -341,10 +355,3 @@ def _check(board: Board) -> None:
 
 def _power_of_two(value: int) -> bool:
     return value > 0 and value & (value - 1) == 0
-
-
-def _line_rate(uart: Uart) -> float:
-    """The baud rate that the divider really gives."""
-    scale = 256 if uart.kind == "lpuart" else 1
-    divider = (scale * uart.clock_hz + uart.baud // 2) // uart.baud
-    return scale * uart.clock_hz / divider

@@ -10,11 +10,12 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from targets.lock import cache_folder
 from targets.mcu.board import Board, load_board
 from targets.mcu.compilers import Compiler, find_compiler, run_tool
+from targets.mcu.tflm import ENGINE, TflmLibrary, check_board, compile_engine
 from toolchain.errors import BoardfitError, ConfigurationError
 from toolchain.files import write_atomic
 
@@ -94,6 +95,13 @@ def firmware_sources(board: Board) -> list[Path]:
     ]
 
 
+def tflm_sources(board: Board) -> list[Path]:
+    """The C files of a board's firmware with the runtime tflm; the engine is ENGINE. newlib comes with the library, and
+    its memcpy is what TensorFlow Lite Micro is measured with elsewhere."""
+    board_files = [file for file in board_sources(board) if file.name != "memory.c"]
+    return [*board_files, SOURCES / "main.c", *sorted((SOURCES / "protocol").glob("*.c"))]
+
+
 def board_sources(board: Board) -> list[Path]:
     """The files of boards/ that a program for this board is linked with; they call its `main`."""
     names = ("startup.c", "board.c", "ticks.c", "uart.c", "memory.c", _FAMILY_FILES[board.family])
@@ -104,17 +112,19 @@ def build_firmware(
     board: Board | str,
     *,
     runtime: str = "native",
+    library: TflmLibrary | None = None,
     compiler: str = "auto",
     optimisation: str = "-O2",
     extra: Sequence[str] = (),
     stack_bytes: int | None = None,
     cache: Path | None = None,
 ) -> Firmware:
-    """The firmware of a board: protocol, native runtime, all kernels.
+    """The firmware of a board: protocol, and a runtime: the native one with all kernels, or TensorFlow Lite Micro.
 
     Args:
         board: a board or its name.
-        runtime: `native`; the tflm runtime is built by targets.mcu.tflm.
+        runtime: `native` or `tflm`.
+        library: the user's, for the runtime tflm: `targets.mcu.tflm.require_library(options)`.
         compiler: `auto`, `gcc` or `zig`.
         optimisation: -O2, -O3, -Os ...
         extra: more compiler options, e.g. `-DNAME=1`.
@@ -126,14 +136,15 @@ def build_firmware(
         CompilationError: the sources do not compile.
         DoesNotFitError: it does not fit the board.
     """
-    if runtime != "native":
-        raise ConfigurationError(
-            f"no runtime {runtime!r} can be built here",
-            remedy="use native; tflm takes a library of the user's",
-        )
     board = load_board(board) if isinstance(board, str) else board
+    if runtime not in ("native", "tflm") or (runtime == "tflm") != (library is not None):
+        raise ConfigurationError(
+            f"the runtime {runtime!r} {'with' if library else 'without'} a library cannot be built",
+            remedy="use native alone, or tflm with a TensorFlow Lite Micro library",
+        )
+    sources = firmware_sources(board) if library is None else tflm_sources(board)
     return build_program(
-        board, firmware_sources(board), compiler=compiler, optimisation=optimisation, extra=extra,
+        board, sources, library=library, compiler=compiler, optimisation=optimisation, extra=extra,
         stack_bytes=stack_bytes, cache=cache,
     )  # fmt: skip
 
@@ -143,6 +154,7 @@ def build_program(
     sources: Sequence[Path],
     *,
     includes: Sequence[Path] = (),
+    library: TflmLibrary | None = None,
     compiler: str = "auto",
     optimisation: str = "-O2",
     extra: Sequence[str] = (),
@@ -154,6 +166,7 @@ def build_program(
     Args:
         board: what it is for; its facts become `BF_...` macros and the linker script's memories.
         sources: C files, in the order of linking; one of them has `main`.
+        library: link firmware/tflm/engine.cc with it, and with newlib; needs GCC.
         includes: folders of headers, besides firmware/ and its folders. All files in them count for the cache.
         compiler, optimisation, extra, stack_bytes, cache: as in `build_firmware`.
 
@@ -162,7 +175,9 @@ def build_program(
         CompilationError: the first error of compiler or linker.
         DoesNotFitError: the image does not fit flash or RAM, with the exact number of bytes.
     """
-    tool = find_compiler(compiler)
+    tool = find_compiler("gcc" if library and compiler == "auto" else compiler)
+    if library is not None:
+        check_board(library, board, tool)
     if stack_bytes is not None:
         board = replace(board, ram=replace(board.ram, stack_bytes=stack_bytes))
     script = _linker_script(board)
@@ -173,11 +188,14 @@ def build_program(
     )  # fmt: skip
     folders = [SOURCES, *(SOURCES / name for name in ("kernels", "runtime", "protocol", "boards")), *includes]
     headers = sorted({file for folder in folders for file in folder.glob("*.h")})
-    fingerprint = _fingerprint(tool, options, script, [*sources, *headers])
+    engine, link_flags = ((), tool.link_flags()) if library is None else ((ENGINE,), library.link_flags())
+    also = () if library is None else (library.digest, *library.compile_flags())
+    fingerprint = _fingerprint(tool, (*options, *link_flags, *also), script, [*sources, *engine, *headers])
     kept = (cache or cache_folder()) / "firmware" / f"{board.name}-{fingerprint}.elf"
     elf = _read_kept(kept)
     if elf is None:
-        elf = _compile(tool, board, options, script, sources, folders)
+        named = (*options, f'-DBF_FINGERPRINT="{fingerprint}"')  # the firmware says who it is
+        elf = _compile(tool, board, named, script, sources, folders, library)
         # The digest stands in the same file, behind the ELF: one rename, so two processes cannot mix theirs.
         write_atomic(kept, elf + hashlib.sha256(elf).digest())
     shown = " ".join((*tool.flags(board), optimisation, *extra))
@@ -222,17 +240,24 @@ def _compile(
     script: str,
     sources: Sequence[Path],
     folders: Sequence[Path],
+    library: TflmLibrary | None,
 ) -> bytes:
     folder = Path(tempfile.mkdtemp(prefix="boardfit-build-"))
     try:
         (folder / "link.ld").write_text(script, "utf-8")
         output = folder / "firmware.elf"
+        link_flags = tool.link_flags()
+        if library is not None:
+            done = compile_engine(library, tool, board, folder / "engine.o")
+            if done.returncode:
+                raise _refusal(board, done.stderr)
+            sources, link_flags = [*sources, folder / "engine.o"], library.link_flags()
         # No path of this machine in the image: __FILE__ becomes a name relative to the sources.
         maps = [f"-ffile-prefix-map={root}/=" for root in {SOURCES, *(file.parent for file in sources)}]
         done = run_tool((
             *tool.command, *options, *sorted(maps), *(f"-I{item}" for item in folders),
             *(str(file) for file in sources), "-o", str(output), f"-Wl,-T,{folder / 'link.ld'}",
-            "-Wl,--gc-sections", "-Wl,--build-id=none", *tool.link_flags(),
+            "-Wl,--gc-sections", "-Wl,--build-id=none", *link_flags,
         ))  # fmt: skip
         if done.returncode:
             raise _refusal(board, done.stderr)
@@ -243,7 +268,8 @@ def _compile(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-# GNU ld: region `RAM' overflowed by 58920 bytes; lld: section '.bss' will not fit in region 'RAM': overflowed by 58920 bytes
+# GNU ld: region `RAM' overflowed by 58920 bytes
+# lld: section '.bss' will not fit in region 'RAM': overflowed by 58920 bytes
 _OVERFLOW: Final = re.compile(r"region [`']?(\w+)'?:? overflowed by (\d+) bytes")
 
 
@@ -282,9 +308,8 @@ def _describe(board: Board, path: Path, elf: bytes, compiler: str, flags: str, f
         if data and 0 <= start < board.flash.bytes:
             image.extend(b"\xff" * (start + len(data) - len(image)))
             image[start : start + len(data)] = data
-    symbols = {
-        symbol.name: symbol["st_value"] for symbol in file.get_section_by_name(".symtab").iter_symbols()
-    }
+    table: Any = file.get_section_by_name(".symtab")
+    symbols = {symbol.name: symbol["st_value"] for symbol in table.iter_symbols()}
     stack = symbols["bf_stack_top"] - symbols["bf_stack_limit"]
     return Firmware(
         board=board.name,

@@ -53,8 +53,9 @@ class Compiler:
             hard = board.fpu != "none"
             return (
                 "-target", f"thumb-freestanding-eabi{'hf' if hard else ''}", f"-mcpu={core}{fpu if hard else ''}",
-                "-ffreestanding", "-fno-sanitize=all", "-fno-stack-protector", "-fno-unwind-tables",
-                "-fno-asynchronous-unwind-tables",
+                # unrolled, the firmware is 41 kB instead of 26 kB; the kernels unroll where it pays
+                "-ffreestanding", "-fno-unroll-loops", "-fno-sanitize=all", "-fno-stack-protector",
+                "-fno-unwind-tables", "-fno-asynchronous-unwind-tables", "-fdebug-compilation-dir=/",
             )  # fmt: skip
         if board.fpu != "none":
             return (f"-mcpu={board.core}", "-mthumb", "-mfloat-abi=hard", f"-mfpu={_GCC_FPUS[board.core]}",
@@ -62,8 +63,9 @@ class Compiler:
         return (f"-mcpu={board.core}", "-mthumb", "-mfloat-abi=soft", "-ffreestanding")
 
     def link_flags(self) -> tuple[str, ...]:
-        """Options of the link: no libc, no start files, the compiler's own arithmetic."""
-        return ("-nostdlib",) if self.kind == "zig" else ("-nostdlib", "-nostartfiles", "-lgcc")
+        """Options of the link: no libc, no start files, but the arithmetic that a small core lacks. A freestanding zig
+        links its compiler_rt by itself, and -nostdlib would take that away; without -g it drops the symbols at -Os."""
+        return ("-g",) if self.kind == "zig" else ("-nostdlib", "-lgcc")
 
 
 def find_compiler(prefer: str = "auto") -> Compiler:

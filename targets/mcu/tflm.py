@@ -9,13 +9,17 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from targets.mcu.board import Board, Core
+from targets.mcu.compilers import Compiler, run_tool
 from toolchain.errors import ConfigurationError
 
+ENGINE: Final = Path(__file__).resolve().parents[2] / "firmware" / "tflm" / "engine.cc"
 FloatAbi = Literal["hard", "soft"]
 LIBRARY_OPTION: Final = "tflm_library"
 INCLUDE_OPTION: Final = "tflm_include"
@@ -41,6 +45,13 @@ _CMSIS_NN: Final = "arm_convolve_s8"
 _ARCHITECTURES: Final[Mapping[int, str]] = {
     10: "v7-M", 11: "v6-M", 12: "v6-M", 13: "v7E-M", 16: "v8-M base", 17: "v8-M main", 21: "v8.1-M main",
 }  # fmt: skip
+# What a core runs of them. M33: v8-M main has v7-M's instructions and, with its DSP option, v7E-M's.
+_RUNS: Final[Mapping[Core, tuple[str, ...]]] = {
+    "cortex-m0plus": ("v6-M",),
+    "cortex-m3": ("v6-M", "v7-M"),
+    "cortex-m4": ("v6-M", "v7-M", "v7E-M"),
+    "cortex-m33": ("v6-M", "v7-M", "v7E-M", "v8-M base", "v8-M main"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +96,9 @@ class TflmLibrary:
 
         Not newlib-nano: its memcpy moves single bytes, and CMSIS-NN's convolutions copy every input patch with it.
         """
-        return (str(self.archive), "-Wl,--start-group", "-lm", "-lc", "-lgcc", "-Wl,--end-group")
+        return (
+            "-nostdlib", str(self.archive), "-Wl,--start-group", "-lm", "-lc", "-lgcc", "-Wl,--end-group",
+        )  # fmt: skip
 
 
 def find_library(
@@ -168,29 +181,54 @@ def open_library(archive: Path, include: tuple[Path, ...]) -> TflmLibrary:
     )
 
 
-def check_board(library: TflmLibrary, board: str, *, float_abi: FloatAbi, dsp: bool) -> None:
-    """Refuse a library whose code a board's core cannot run, before the linker does so in its own words.
-
-    Args:
-        library: the user's.
-        board: name, for the message.
-        float_abi: of the board's firmware.
-        dsp: the core has the DSP extension (Cortex-M4, M7, M33).
+def check_board(library: TflmLibrary, board: Board, compiler: Compiler) -> None:
+    """Refuse what the linker would refuse in its own words, or what would fault on the board.
 
     Raises:
-        ConfigurationError: floats are passed otherwise, or the code needs a bigger core.
+        ConfigurationError: the library passes floats otherwise than the board's firmware, holds code that the core does
+            not run, or the compiler is not GCC.
     """
+    if compiler.kind != "gcc":
+        raise ConfigurationError(
+            f"the runtime tflm cannot be built with {compiler.version}: it brings no C++ library",
+            remedy="use gcc (Debian: gcc-arm-none-eabi, libstdc++-arm-none-eabi-newlib)",
+        )
+    float_abi = "soft" if board.fpu == "none" else "hard"
     if library.float_abi != float_abi:
         raise ConfigurationError(
-            f"{library.archive} passes floats by the {library.float_abi} convention, the firmware of {board} by the "
-            f"{float_abi} one",
-            remedy="build the library for this core, e.g. TARGET_ARCH=cortex-m4+fp for a Cortex-M4 with an FPU",
+            f"{library.archive} passes floats by the {library.float_abi} convention, the firmware of {board.name} by "
+            f"the {float_abi} one",
+            remedy=f"build the library for a {board.core}, e.g. TARGET_ARCH=cortex-m4+fp for a Cortex-M4 with an FPU",
         )
-    if not dsp and library.architecture not in ("v6-M", "v8-M base"):
+    if library.architecture not in _RUNS[board.core]:
         raise ConfigurationError(
-            f"{library.archive} holds {library.architecture} code, which the core of {board} does not run",
-            remedy="build the library for this core, e.g. TARGET_ARCH=cortex-m0plus",
+            f"{library.archive} holds {library.architecture} code, which the {board.core} of {board.name} does not run",
+            remedy=f"build the library for it: TARGET_ARCH={board.core}",
         )
+
+
+def compile_engine(
+    library: TflmLibrary, compiler: Compiler, board: Board, output: Path
+) -> subprocess.CompletedProcess[str]:
+    """Compile firmware/tflm/engine.cc; the caller judges the result.
+
+    Raises:
+        ConfigurationError: the compiler cannot be run, or has no C++ headers.
+    """
+    # Hosted, since a freestanding C++ has no <algorithm>; small, since no model spends its time here.
+    core = tuple(flag for flag in compiler.flags(board) if flag != "-ffreestanding")
+    roots = (ENGINE.parents[1], *library.include)
+    done = run_tool((
+        *compiler.command, *core, "-Os", "-Wall", "-Wextra", "-Werror", "-ffunction-sections", "-fdata-sections",
+        "-fno-unwind-tables", "-fno-asynchronous-unwind-tables", *library.compile_flags(),
+        *(f"-ffile-prefix-map={root}/=" for root in roots), "-c", str(ENGINE), "-o", str(output),
+    ))  # fmt: skip
+    if done.returncode and "No such file or directory" in done.stderr and "include <" in done.stderr:
+        raise ConfigurationError(
+            "the C++ compiler for ARM has no headers of its library",
+            remedy="Debian: apt install libstdc++-arm-none-eabi-newlib",
+        )
+    return done
 
 
 def _folders(include: tuple[Path, ...]) -> tuple[Path, ...]:

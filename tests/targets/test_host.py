@@ -188,6 +188,7 @@ def test_targets_are_listed_with_what_is_missing(monkeypatch: pytest.MonkeyPatch
         "cpu:litert",
         "cpu:onnxruntime",
         "cpu:torch",
+        "host:native",
         "host:tflm",
     }
     assert all(target.available and target.description for target in list_targets())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from toolchain.cli import lut_commands, show
+from toolchain.cli import board_commands, lut_commands, show
 from toolchain.cli.console import ProgressDisplay, stdout
 from toolchain.errors import ConfigurationError, InfeasibleError, UsageError
 from toolchain.units import Budget, QuantileBudget, parse_limit
@@ -74,12 +74,8 @@ def init(
     stdout().print(f"made {path}\nnext: {go}boardfit run")
 
 
-@app.command()
-def boards(as_json: Json = False) -> None:
-    """List the targets: what is here, and what is missing."""
-    from targets.session import list_targets
-
-    show.boards(list_targets(), as_json)
+app.command()(board_commands.boards)
+app.command()(board_commands.flash)
 
 
 @app.command()

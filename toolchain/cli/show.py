@@ -12,6 +12,8 @@ from toolchain.units import BUDGET_METRICS, format_value
 
 if TYPE_CHECKING:  # the workflow takes seconds to import (torch), and `boardfit --help` needs none of it
     from profilers.calibrate import Calibration
+    from targets.mcu.find import Attached
+    from targets.mcu.flash.base import FlashReport
     from targets.session import Target
     from toolchain.errors import InfeasibleError
     from toolchain.export.verify import Comparison
@@ -26,16 +28,42 @@ if TYPE_CHECKING:  # the workflow takes seconds to import (torch), and `boardfit
     from toolchain.workflow.search import SearchOutcome
 
 
-def boards(targets: Sequence[Target], as_json: bool) -> None:
-    """The list of targets."""
+def boards(targets: Sequence[Target], attached: Sequence[Attached], as_json: bool) -> None:
+    """The list of targets, and what is attached, whether a target or not."""
     if as_json:
-        print_json("boards", {"targets": [asdict(target) for target in targets]})
+        found = {"targets": [asdict(t) for t in targets], "attached": [asdict(one) for one in attached]}
+        print_json("boards", found)
         return
     rows = [
         (t.url, "yes" if t.available else "no", "\n".join(filter(None, (t.description, t.notes))))
         for t in targets
     ]
     print_table("Targets", ("url", "here", "what"), rows)
+    devices = [
+        (
+            one.kind,
+            one.guess or ("?" if one.possible else ""),
+            one.id,
+            ", ".join(one.ports),
+            one.drive,
+            one.why,
+        )
+        for one in attached
+    ]
+    if devices:
+        print_table("Attached", ("what", "board", "id", "port", "drive", "guessed by"), devices)
+
+
+def flash(board: str, report: FlashReport, as_json: bool) -> None:
+    """What was written, and whether it was read back."""
+    if as_json:
+        print_json("flash", {"board": board, **asdict(report)})
+        return
+    verified = "verified" if report.verified else "not verified"
+    out = stdout()
+    out.print(f"{board}: {report.bytes:,} bytes by {report.back_end} in {report.seconds:.1f} s, {verified}")
+    if not report.verified and report.log:
+        out.print(report.log[-1])
 
 
 def doctor(checks: Sequence[Check], as_json: bool) -> None:

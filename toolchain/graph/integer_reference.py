@@ -123,13 +123,13 @@ def _run(graph: Graph, node: Node, values: dict[str, Int8Array]) -> Int8Array:
     op = node.operator
     names = node.inputs[: len(op.inputs)]
     data = [values[n] if n in values else graph.constants[n] for n in names]
-    inputs, output = [_activation_scale(graph, n) for n in names], _activation_scale(graph, node.output)
+    inputs, output = [activation_scale(graph, n) for n in names], activation_scale(graph, node.output)
     if op.kind in WEIGHTED:
         return _weighted(graph, node, data[0], inputs[0], output)
     return _KERNELS[op.kind](op, data, inputs, output)
 
 
-def _activation_scale(graph: Graph, name: str) -> Quantization:
+def activation_scale(graph: Graph, name: str) -> Quantization:
     """Scale of an activation: one, with a zero point that is an int8."""
     quantization = graph.tensors[name].quantization
     if quantization is None or len(quantization.scale) != 1:
@@ -165,24 +165,28 @@ def _weighted(
 ) -> Int8Array:
     op = node.operator
     weights, bias = (graph.constants[name] for name in node.inputs[-2:])
-    scale = graph.tensors[node.inputs[-2]].quantization
-    if scale is None or any(scale.zero_point):
-        raise GraphError("weights need scales with zero points of 0")
-    if len(scale.scale) not in (1, op.output[-1]):
-        raise GraphError(f"{len(scale.scale)} weight scales for {op.output[-1]} channels")
+    multipliers = weighted_multipliers(graph, node)
     centred = x.astype(np.float32) - np.float32(source.zero_point[0])
     accumulator = _ACCUMULATE[op.kind](op, centred, weights)
     # TFLite's accumulators are int32; sums beyond wrap, which only weights nobody trained can cause.
     accumulator = fp.wrap32(accumulator.astype(np.int64) + bias)
-    multipliers = _weighted_multipliers(graph, node, scale, source, output)
     return _requantize(accumulator, multipliers, output, op.activation)
 
 
-def _weighted_multipliers(
-    graph: Graph, node: Node, weights: Quantization, source: Quantization, output: Quantization
-) -> list[tuple[int, int]]:
-    """(multiplier, shift) of the ratio input scale * weight scale / output scale, per weight scale."""
-    if node.operator.kind == "fully_connected" and len(weights.scale) == 1:
+def weighted_multipliers(graph: Graph, node: Node) -> list[tuple[int, int]]:
+    """(multiplier, shift) of the ratio input scale * weight scale / output scale, one per weight scale.
+
+    Raises:
+        GraphError: scales that are missing, or that TFLite Micro does not accept.
+    """
+    op = node.operator
+    source, output = activation_scale(graph, node.inputs[0]), activation_scale(graph, node.output)
+    weights = graph.tensors[node.inputs[-2]].quantization
+    if weights is None or any(weights.zero_point):
+        raise GraphError("weights need scales with zero points of 0")
+    if len(weights.scale) not in (1, op.output[-1]):
+        raise GraphError(f"{len(weights.scale)} weight scales for {op.output[-1]} channels")
+    if op.kind == "fully_connected" and len(weights.scale) == 1:
         # The bias must be on that scale as well. [GetQuantizedConvolutionMultipler]
         # TFLite Micro's source of August 2026 also rounds input scale * weight scale to float32 here, which moves
         # sums next to a tie; the wheel of October 2026, which we are held to, does not.
@@ -272,34 +276,54 @@ def _check_rank(op: Operator, greatest: int) -> None:
         raise GraphError(f"{len(op.output)} dimensions, TFLite Micro takes at most {greatest}")
 
 
-def _add(op: Operator, data: list[Int8Array], inputs: list[Quantization], output: Quantization) -> Int8Array:
-    """Both inputs go to half the larger scale, shifted left by 20 bits. [CalculateOpDataAdd, AddFunc]"""
+Multiplier = tuple[int, int]
+
+
+def add_multipliers(
+    op: Operator, inputs: list[Quantization], output: Quantization
+) -> tuple[Multiplier, Multiplier, Multiplier]:
+    """(multiplier, shift) of both inputs of an add, shifted left by 20 bits before, and of their sum.
+
+    Both go to half the larger scale, which is therefore (2^30, 0) there. [CalculateOpDataAdd]
+
+    Raises:
+        GraphError: scales or a rank that TFLite Micro does not accept; so too the functions for other kinds below.
+    """
     _check_rank(op, MAX_RANK)
-    scales = [q.scale[0] for q in inputs]
-    twice = 2 * max(scales)
+    first, second = (q.scale[0] for q in inputs)
+    twice = 2 * max(first, second)
     rescale = fp.quantize_multiplier(twice / ((1 << _ADD_LEFT_SHIFT) * output.scale[0]))
     if rescale[1] > 0:
         raise GraphError(
             f"add: twice the larger input scale ({twice:g}) must be below 2^20 times the output scale "
             f"({output.scale[0]:g})"
         )
+    return fp.quantize_multiplier(first / twice), fp.quantize_multiplier(second / twice), rescale
+
+
+def mul_multiplier(op: Operator, inputs: list[Quantization], output: Quantization) -> Multiplier:
+    """(multiplier, shift) of a mul's product."""
+    _check_rank(op, MAX_RANK)
+    return fp.quantize_multiplier(inputs[0].scale[0] * inputs[1].scale[0] / output.scale[0])
+
+
+def _add(op: Operator, data: list[Int8Array], inputs: list[Quantization], output: Quantization) -> Int8Array:
+    """Both inputs go to one scale, shifted left by 20 bits. [AddFunc]"""
+    *each, rescale = add_multipliers(op, inputs, output)
     first, second = (
-        fp.multiply_by_quantized_multiplier(
-            _centred(x, q) << _ADD_LEFT_SHIFT, *fp.quantize_multiplier(s / twice)
-        )
-        for x, q, s in zip(data, inputs, scales, strict=True)
+        fp.multiply_by_quantized_multiplier(_centred(x, q) << _ADD_LEFT_SHIFT, *multiplier)
+        for x, q, multiplier in zip(data, inputs, each, strict=True)
     )
     return _requantize(first + second, [rescale], output, op.activation)
 
 
 def _mul(op: Operator, data: list[Int8Array], inputs: list[Quantization], output: Quantization) -> Int8Array:
-    _check_rank(op, MAX_RANK)
     product = _centred(data[0], inputs[0]) * _centred(data[1], inputs[1])
-    ratio = inputs[0].scale[0] * inputs[1].scale[0] / output.scale[0]
-    return _requantize(product, [fp.quantize_multiplier(ratio)], output, op.activation)
+    return _requantize(product, [mul_multiplier(op, inputs, output)], output, op.activation)
 
 
-def _check_pool_scales(op: Operator, source: Quantization, output: Quantization) -> None:
+def check_pool_scales(op: Operator, source: Quantization, output: Quantization) -> None:
+    """A pool does not rescale. Raises GraphError where it would have to."""
     # The tolerance is absolute in TFLite Micro as well.
     difference = np.float32(source.scale[0]) - np.float32(output.scale[0])
     if abs(float(difference)) > 1e-6 or source.zero_point != output.zero_point:
@@ -310,7 +334,7 @@ def _average_pool(
     op: Operator, data: list[Int8Array], inputs: list[Quantization], output: Quantization
 ) -> Int8Array:
     """Integer mean of the raw values inside the image, halves away from zero."""
-    _check_pool_scales(op, inputs[0], output)
+    check_pool_scales(op, inputs[0], output)
     x = data[0].astype(np.int32)
     total = np.zeros((len(x), *op.output[1:]), np.int32)
     for _, _, view in _taps(op, x, 0):
@@ -326,16 +350,21 @@ def _average_pool(
 def _max_pool(
     op: Operator, data: list[Int8Array], inputs: list[Quantization], output: Quantization
 ) -> Int8Array:
-    _check_pool_scales(op, inputs[0], output)
+    check_pool_scales(op, inputs[0], output)
     result = np.full((len(data[0]), *op.output[1:]), -128, np.int8)
     for _, _, view in _taps(op, data[0], -128):
         np.maximum(result, view, out=result)
     return np.clip(result, *activation_range(op.activation, output))
 
 
+def check_pad(op: Operator) -> None:
+    """Raises GraphError where a pad has more dimensions than TFLite Micro takes."""
+    _check_rank(op, MAX_PAD_RANK)
+
+
 def _pad(op: Operator, data: list[Int8Array], inputs: list[Quantization], output: Quantization) -> Int8Array:
     """Filled with the zero point of the output; scales are not compared, as in TFLite Micro."""
-    _check_rank(op, MAX_PAD_RANK)
+    check_pad(op)
     padded: Int8Array = np.pad(data[0], op.pads, constant_values=output.zero_point[0])
     return padded
 
@@ -346,39 +375,42 @@ def _reshape(
     return data[0].reshape(len(data[0]), *op.output[1:])
 
 
+def check_concatenation(op: Operator, inputs: list[Quantization], output: Quantization) -> None:
+    """A concatenation does not rescale. Raises GraphError where it would have to, and on too many inputs."""
+    _check_rank(op, MAX_RANK)
+    if len(inputs) > MAX_CONCATENATION_INPUTS:
+        raise GraphError(f"{len(inputs)} inputs, TFLite Micro takes at most {MAX_CONCATENATION_INPUTS}")
+    if any((q.scale, q.zero_point) != (output.scale, output.zero_point) for q in inputs):
+        raise GraphError("concatenation needs one scale and zero point for all inputs and the output")
+
+
 def _concatenation(
     op: Operator, data: list[Int8Array], inputs: list[Quantization], output: Quantization
 ) -> Int8Array:
-    _check_rank(op, MAX_RANK)
-    if len(data) > MAX_CONCATENATION_INPUTS:
-        raise GraphError(f"{len(data)} inputs, TFLite Micro takes at most {MAX_CONCATENATION_INPUTS}")
-    if any((q.scale, q.zero_point) != (output.scale, output.zero_point) for q in inputs):
-        raise GraphError("concatenation needs one scale and zero point for all inputs and the output")
+    check_concatenation(op, inputs, output)
     batch = max(len(x) for x in data)  # constants have a batch of 1
     return np.concatenate([np.broadcast_to(x, (batch, *x.shape[1:])) for x in data], axis=op.axis)
 
 
-def _hard_swish(
-    op: Operator, data: list[Int8Array], inputs: list[Quantization], output: Quantization
-) -> Int8Array:
-    """x * relu6(x + 3) / 6 in 16-bit fixed point. [HardSwishPrepare, reference/hard_swish.h]
+def hard_swish_table(source: Quantization, output: Quantization) -> Int8Array:
+    """x * relu6(x + 3) / 6 of all 256 inputs from -128, in 16-bit fixed point.
 
-    It depends on one int8 value alone, so the kernel runs over all 256 of them and the input is looked up.
+    [HardSwishPrepare, reference/hard_swish.h]
     """
     # TFLite Micro's source of August 2026 rounds these ratios to float32; the wheel of October 2026 does not.
-    ratio = inputs[0].scale[0] / 128 / output.scale[0]
-    relu_ratio = inputs[0].scale[0] / 128 * (1 << 15) / 3  # 3.0 becomes 2^15
+    ratio = source.scale[0] / 128 / output.scale[0]
+    relu_ratio = source.scale[0] / 128 * (1 << 15) / 3  # 3.0 becomes 2^15
     output_multiplier, output_shift = fp.quantize_multiplier(ratio)
     if output_shift > 0:
         raise GraphError(
-            f"hard_swish: the input scale ({inputs[0].scale[0]:g}) must be below 128 times the output scale "
+            f"hard_swish: the input scale ({source.scale[0]:g}) must be below 128 times the output scale "
             f"({output.scale[0]:g})"
         )
     if relu_ratio >= 2.0**fp.MAX_SHIFT:
-        raise GraphError(f"hard_swish: the input scale {inputs[0].scale[0]:g} must be below 1.2e7")
+        raise GraphError(f"hard_swish: the input scale {source.scale[0]:g} must be below 1.2e7")
     relu_multiplier, relu_shift = fp.quantize_multiplier(relu_ratio)
 
-    fine = _centred(np.arange(-128, 128).astype(np.int8), inputs[0]) << 7
+    fine = _centred(np.arange(-128, 128).astype(np.int8), source) << 7
     value = fp.doubling_high_multiply(fine, _to_16_bits(output_multiplier), bits=16)
     gate = fine  # from here on Q0.15 of x / 3, then of (x / 3 + 1) / 2, in [0, 1]
     if relu_shift > 0:
@@ -392,8 +424,14 @@ def _hard_swish(
     product = gate * value
     gated = np.sign(product) * (np.abs(product) >> 15)  # SaturatingDoublingHighMul: towards zero
     shifted = fp.rounding_shift_right(gated, -output_shift, bits=16)
-    table = np.clip(shifted + output.zero_point[0], -128, 127).astype(np.int8)
-    result: Int8Array = table[data[0].astype(np.int64) + 128]
+    table: Int8Array = np.clip(shifted + output.zero_point[0], -128, 127).astype(np.int8)
+    return table
+
+
+def _hard_swish(
+    op: Operator, data: list[Int8Array], inputs: list[Quantization], output: Quantization
+) -> Int8Array:
+    result: Int8Array = hard_swish_table(inputs[0], output)[data[0].astype(np.int64) + 128]
     return result
 
 
@@ -402,18 +440,16 @@ def _to_16_bits(multiplier: int) -> int:
     return fp.INT16[1] if multiplier >= fp.INT32[1] - (1 << 15) else (multiplier + (1 << 15)) >> 16
 
 
-def _softmax(
-    op: Operator, data: list[Int8Array], inputs: list[Quantization], output: Quantization
-) -> Int8Array:
-    """Softmax over the last dimension. [PreprocessSoftmaxScaling, CalculateInputRadius, reference/softmax.h]
+def softmax_table(source: Quantization, output: Quantization) -> tuple[fp.Integers, int]:
+    """exp of the 256 distances that a value can have to the largest of its row, in Q0.31; and the largest that counts.
 
-    Exponentials depend on the distance to the largest value of a row, one of 256 integers: they are tabulated.
+    [PreprocessSoftmaxScaling, CalculateInputRadius, reference/softmax.h]
     """
     if output.zero_point[0] != -128 or output.scale[0] != 1 / 256:
         raise GraphError("softmax needs an output scale of 1/256 and a zero point of -128")
-    real = min(inputs[0].scale[0] * (1 << 26), 2.0**31 - 1)
+    real = min(source.scale[0] * (1 << 26), 2.0**31 - 1)
     if real <= 1:
-        raise GraphError(f"softmax: the input scale {inputs[0].scale[0]:g} must be above 2^-26")
+        raise GraphError(f"softmax: the input scale {source.scale[0]:g} must be above 2^-26")
     # A shift of 31 would overflow, but then only a distance of 0 is inside the radius.
     multiplier, shift = fp.quantize_multiplier(real, max_shift=31)
     radius = math.floor(31 * (1 << 26) / (1 << shift))
@@ -422,8 +458,15 @@ def _softmax(
     inside = distance <= radius
     differences = np.where(inside, -distance, 0) << shift
     exponentials = fp.exp_of_negative(fp.doubling_high_multiply(differences, multiplier))
-    exponentials = np.where(inside, exponentials, 0)
-    summands = np.where(inside, fp.rounding_shift_right(exponentials, 12), 0)
+    return np.where(inside, exponentials, 0), min(radius, 255)
+
+
+def _softmax(
+    op: Operator, data: list[Int8Array], inputs: list[Quantization], output: Quantization
+) -> Int8Array:
+    """Softmax over the last dimension."""
+    exponentials, radius = softmax_table(inputs[0], output)
+    summands = fp.rounding_shift_right(exponentials, 12)
 
     x = data[0].astype(np.int64)
     distances = x.max(axis=-1, keepdims=True) - x
@@ -439,7 +482,7 @@ def _softmax(
     exponent = 12 - headroom + 31 - 8
     scaled = fp.doubling_high_multiply(exponentials[distances], reciprocal)
     result = np.clip(fp.rounding_shift_right(scaled, exponent) - 128, -128, 127)
-    return np.where(inside[distances], result, -128).astype(np.int8)
+    return np.where(distances <= radius, result, -128).astype(np.int8)
 
 
 _KERNELS: Final[

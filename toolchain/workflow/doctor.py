@@ -15,6 +15,7 @@ from typing import Final, Literal
 
 from profilers.lut import Lut
 from targets.lock import cache_folder
+from targets.mcu.compilers import find_compiler
 from targets.session import ALIASES, list_targets
 from toolchain.errors import BoardfitError
 from toolchain.workflow.config import PROJECT_FILE, Config, load_config
@@ -34,6 +35,12 @@ PACKAGES: Final[Mapping[str, tuple[str, str, str]]] = {
     "pyarrow": ("pyarrow", "parquet", "tables in Parquet"),
     "PIL": ("pillow", "images", "image folders"),
     "sklearn": ("scikit-learn", "demo", "the digits data set"),
+    "serial": ("pyserial", "boards", "talking to boards"),
+    "elftools": ("pyelftools", "boards", "reading the firmware that is built"),
+    "stm32loader": ("stm32loader", "boards", "writing firmware through the boot loader in ROM"),
+    "unicorn": ("unicorn", "virtual", "virtual boards"),
+    "capstone": ("capstone", "virtual", "cycles of virtual boards"),
+    "ziglang": ("ziglang", "virtual", "a C compiler for firmware, where there is no arm-none-eabi-gcc"),
 }
 _NEEDED_DISK_BYTES = 200_000_000
 
@@ -50,7 +57,7 @@ class Check:
 
 def examine(folder: Path) -> list[Check]:
     """Check this machine, and the project in `folder` if there is one. Changes nothing."""
-    return [*_python(), *_packages(), *_machine(folder), *_targets(), *_project(folder)]
+    return [*_python(), *_packages(), *_compilers(), *_machine(folder), *_targets(), *_project(folder)]
 
 
 def _python() -> Iterator[Check]:
@@ -70,6 +77,21 @@ def _packages() -> Iterator[Check]:
             yield Check(distribution, "ok", f"{version} (a CUDA build; boardfit needs only the CPU)")
         else:
             yield Check(distribution, "ok", version)
+
+
+def _compilers() -> Iterator[Check]:
+    """C compilers for firmware: one is enough, Debian's is the better documented."""
+    found: list[str] = []
+    remedy = ""
+    for kind in ("gcc", "zig"):
+        try:
+            found.append(find_compiler(kind).version)
+        except BoardfitError as error:
+            remedy = error.remedy
+    if found:
+        yield Check("C compiler for boards", "ok", ", ".join(found))
+    else:
+        yield Check("C compiler for boards", "warning", "missing: firmware for boards, virtual ones too", remedy)
 
 
 def _has_distribution(prefix: str) -> bool:

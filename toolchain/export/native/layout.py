@@ -1,6 +1,6 @@
 """The bytes of a boardfit program, as firmware/runtime/program.h has them: a test compares the two.
 
-Everything is little-endian. Names are those of the header's structs; each struct starts with the fields of `OPERATOR`.
+Everything is little-endian. Names are those of the header's structs.
 """
 
 from __future__ import annotations
@@ -54,19 +54,20 @@ CRC_FROM: Final = 16  # the checksum covers everything behind itself
 OPERAND: Final = Struct("<II")  # place, bytes
 CHANNEL: Final = Struct("<iiii")  # bias, multiplier, rounding, shift
 
-_HEAD: Final = "<BBHIIII"
-OPERATOR: Final = Struct(_HEAD)  # kind, kernel, bytes, input, output, scratch, constant_lines
+OPERATOR: Final = Struct("<BBHIIII")  # kind, kernel, bytes, input, output, scratch, constant_lines
+
+# What follows the operator's head, per kind.
 # in_h, in_w, in_c, out_h, out_w, out_c | kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left |
 # in_zero, out_zero, least, greatest | steps, chunk, weights, channels
-WINDOW: Final = Struct(_HEAD + "6H 6H 4b HHII")
+WINDOW_BODY: Final = Struct("<6H 6H 4b HHII")
 # second, zero_a, zero_b, out_zero, least, greatest, rank, reserved | multiplier and shift of a, b, out | rounding
-BINARY: Final = Struct(_HEAD + "I5bBH 6i i")
+BINARY_BODY: Final = Struct("<I5bBH 6i i")
 EXTENT: Final = Struct("<III")  # size, stride_a, stride_b
-PAD_HEAD: Final = Struct(_HEAD + "bBH")  # value, rank, reserved
+PAD_BODY: Final = Struct("<bBH")  # value, rank, reserved
 PADDING: Final = Struct("<III")  # size, before, after
-COPY_ROWS: Final = Struct(_HEAD + "III")  # rows, row_bytes, out_stride
-SOFTMAX_ROWS: Final = Struct(_HEAD + "HHII")  # rows, depth, radius, table
-TABLE_RUN: Final = Struct(_HEAD + "II")  # count, table
+COPY_BODY: Final = Struct("<III")  # rows, row_bytes, out_stride
+SOFTMAX_BODY: Final = Struct("<HHII")  # rows, depth, radius, table
+TABLE_BODY: Final = Struct("<II")  # count, table
 
 
 def padded(size: int, alignment: int = ALIGNMENT) -> int:

@@ -1,29 +1,19 @@
 """Compiles core.c once per machine and calls it through ctypes; without a compiler, `reference.py` does the work.
 
-Why so: docs/selection.md. The library is kept in the user's cache folder under a name that holds the hash of source,
-flags and platform; it is written beside and renamed, so processes that start together do not see half a file.
+Why so: docs/selection.md. `toolchain.compiled` keeps the library.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
-import importlib.util
 import os
-import platform
-import shlex
-import shutil
-import stat
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
+from toolchain.compiled import shared_library
 from toolchain.search.exact.reference import Raw, Status, pool_size
 from toolchain.search.protocols import Ints
 
@@ -33,9 +23,7 @@ SWITCH: Final = "BOARDFIT_NATIVE"
 MOST: Final = 8
 """Budgets on sums that the C code takes; more go the NumPy path."""
 
-_FLAGS: Final = ("-std=c11", "-O2", "-shared", "-fPIC", "-fvisibility=hidden")
 _SOURCE: Final = Path(__file__).with_name("core.c")
-_SECONDS: Final = 120
 
 
 @functools.cache
@@ -44,7 +32,7 @@ def library() -> ctypes.CDLL | None:
     if os.environ.get(SWITCH) == "0":
         return None
     try:
-        path = _built()
+        path = shared_library("selection", [_SOURCE])
         return None if path is None else ctypes.CDLL(str(path))
     except OSError:
         return None
@@ -95,56 +83,3 @@ def solve_arrays(
         arcs_left=left,
         alive=mask.astype(np.bool_),
     )
-
-
-def _compilers() -> Iterator[list[str]]:
-    chosen = os.environ.get("CC")
-    if chosen:
-        yield shlex.split(chosen)
-    for name in ("cc", "gcc", "clang"):
-        found = shutil.which(name)
-        if found:
-            yield [found]
-    if importlib.util.find_spec("ziglang") is not None:
-        yield [sys.executable, "-m", "ziglang", "cc"]
-
-
-def _built() -> Path | None:
-    source = _SOURCE.read_bytes()
-    key = hashlib.sha256(source + repr((_FLAGS, platform.machine(), sys.platform)).encode()).hexdigest()[:16]
-    suffix = ".dll" if os.name == "nt" else ".so"
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    folder = Path(base) / "boardfit"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not _trusted(folder):
-        return None
-    target = folder / f"selection-{key}{suffix}"
-    if target.exists():
-        return target if _trusted(target) else None
-    for compiler in _compilers():
-        handle, name = tempfile.mkstemp(suffix=suffix, dir=folder)
-        os.close(handle)
-        try:
-            done = subprocess.run(
-                [*compiler, *_FLAGS, str(_SOURCE), "-o", name],
-                capture_output=True,
-                timeout=_SECONDS,
-                check=False,
-            )
-            if done.returncode == 0:
-                os.replace(name, target)
-                return target
-        except (OSError, subprocess.TimeoutExpired):
-            pass
-        finally:
-            if os.path.exists(name):
-                os.unlink(name)
-    return None
-
-
-def _trusted(path: Path) -> bool:
-    """Code is loaded only from files that nobody else can write."""
-    if os.name != "posix":
-        return True
-    found = path.stat()
-    return found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

@@ -1,0 +1,285 @@
+/* depthwise_conv2d 3x3 with stride 1 and the DSP extension: blocks of 2x2 outputs of one channel.
+ *
+ * Four channels at a time are gathered into planes of int16 pairs with the zero point around them. A plane lies column
+ * by column: [pair of columns][row], so that the words that a block needs have fixed distances whatever the image:
+ * A = (x, x + 1) and, one column of words further, B = (x + 2, x + 3), for four rows. The six words of a channel's
+ * weights, (w0, w1) and (w1, w2) of each row, stay in registers. A block is 8 loads and 24 multiplications for 36
+ * products. `chunk` output rows are done at a time, which bounds the planes.
+ *
+ * Where width or height is odd, the last block's second column or row is written to the same place before the first.
+ * Weights are int16, [channel][row][w0, w1, w1, w2]; where the short requantisation holds, weights and bias are doubled,
+ * which saves it a shift. */
+#include "columns.h"
+#include "requantize.h"
+
+#if BF_WITH_DSP
+
+/* What the block kernel reads, in this order. */
+struct strip {
+    const uint32_t *plane;
+    uint32_t column_bytes;
+    uint32_t columns;    /* of outputs, in pairs */
+    int8_t *output;
+    uint32_t pixel;      /* from one output to the next in a row; 0 to drop the second */
+    uint32_t two_pixels; /* from one pair to the next */
+    uint32_t row;        /* from one output row to the next; 0 to drop the second */
+    uint32_t rows_bytes; /* 4 x rows, an even number */
+    int32_t bias, multiplier, rounding, shift;
+    const uint32_t *weights;
+};
+
+/* The same blocks one output after the other: any requantisation, any core. */
+static void run_strip_plain(const struct strip *s, const struct bf_channel *channel, int32_t out_zero)
+{
+    for (uint32_t column = 0; column < s->columns; column++) {
+        for (uint32_t row = s->rows_bytes / 4; row-- > 0;) { /* second row and column first: they may be dropped */
+            const uint32_t *a = s->plane + column * (s->column_bytes / 4) + row, *b = a + s->column_bytes / 4;
+            int32_t sums[2] = {s->bias, s->bias};
+            for (uint32_t k = 0; k < 3; k++) {
+                uint32_t w01 = s->weights[2 * k], w12 = s->weights[2 * k + 1];
+                sums[0] = bf_smlabt(b[k], w12, bf_smlad(a[k], w01, sums[0]));
+                sums[1] = bf_smlad(b[k], w12, bf_smlatb(a[k], w01, sums[1]));
+            }
+            for (uint32_t i = 2; i-- > 0;) {
+                s->output[column * s->two_pixels + row * s->row + i * s->pixel] =
+                    (int8_t)(channel->rounding != 0
+                                 ? bf_requantize_doubled(sums[i], s->multiplier, s->rounding, s->shift)
+                                 : bf_ssat8(bf_requantize(sums[i], channel, out_zero)));
+            }
+        }
+    }
+}
+
+#if defined(__ARM_FEATURE_DSP) && defined(__ARM_FP) && !defined(BF_NO_ASSEMBLY)
+/* s0-s12 hold the strip, s13 the block's output, s14 the end of a column. r0 and r1 walk down two columns of words (A and
+ * B), r2-r7 weights, r10 and r11 work; sums of the upper row in r8 and r9, of the lower row in r12 and r14. */
+#define ROW_PART(y0, y1, w01, w12)                  \
+    "smlad " #y0 ", r10, " #w01 ", " #y0 "\n"       \
+    "smlabt " #y0 ", r11, " #w12 ", " #y0 "\n"      \
+    "smlatb " #y1 ", r10, " #w01 ", " #y1 "\n"      \
+    "smlad " #y1 ", r11, " #w12 ", " #y1 "\n"
+#define LOAD_ROW(k) "ldr r10, [r0, #4*" #k "]\n" "ldr r11, [r1, #4*" #k "]\n"
+#define UPPER(w01, w12) ROW_PART(r8, r9, w01, w12)
+#define LOWER(w01, w12) ROW_PART(r12, r14, w01, w12)
+#define HIGH_PART(y) "smmlar " #y ", " #y ", r10, r11\n"
+/* With its sign term, which comes before the product because no register is left behind it. */
+#define SIGNED_HIGH_PART(y) "vmov r11, s10\n" "add r11, r11, " #y ", asr #31\n" HIGH_PART(y)
+#define NARROW(y) "asr " #y ", " #y ", r10\n" "ssat " #y ", #8, " #y "\n"
+#define RUN_STRIP(name, high_part)                                                                             \
+    __attribute__((naked, noinline)) static void name(__attribute__((unused)) const struct strip *strip)       \
+    {                                                                                                          \
+        __asm volatile(                                                                                        \
+            ".syntax unified\n"                                                                                \
+            "push {r4-r11, lr}\n"                                                                              \
+            "vldm r0, {s0-s12}\n"                                                                              \
+            "vmov r1, s12\n"                                                                                   \
+            "ldm r1, {r2-r7}\n"                                                                                \
+            "1:\n"                                                                                             \
+            "vmov r0, s0\n"                                                                                    \
+            "vmov r1, s1\n"                                                                                    \
+            "vmov r10, s7\n"                                                                                   \
+            "vmov r8, s3\n"                                                                                    \
+            "vmov r9, s5\n"                                                                                    \
+            "add r1, r1, r0\n"                                                                                 \
+            "add r10, r10, r0\n"                                                                               \
+            "vmov s0, r1\n"                                                                                    \
+            "vmov s14, r10\n"                                                                                  \
+            "vmov s13, r8\n"                                                                                   \
+            "add r8, r8, r9\n"                                                                                 \
+            "vmov s3, r8\n"                                                                                    \
+            "2:\n"                                                                                             \
+            "vmov r8, s8\n"                                                                                    \
+            "mov r9, r8\n"                                                                                     \
+            "mov r12, r8\n"                                                                                    \
+            "mov r14, r8\n"                                                                                    \
+            LOAD_ROW(0) UPPER(r2, r3)                                                                          \
+            LOAD_ROW(1) UPPER(r4, r5) LOWER(r2, r3)                                                            \
+            LOAD_ROW(2) UPPER(r6, r7) LOWER(r4, r5)                                                            \
+            LOAD_ROW(3) LOWER(r6, r7)                                                                          \
+            "vmov r10, s9\n"                                                                                   \
+            "vmov r11, s10\n"                                                                                  \
+            high_part(r8) high_part(r9) high_part(r12) high_part(r14)                                          \
+            "vmov r10, s11\n"                                                                                  \
+            NARROW(r8) NARROW(r9) NARROW(r12) NARROW(r14)                                                      \
+            "vmov r10, s13\n"                                                                                  \
+            "vmov r11, s6\n"                                                                                   \
+            "add r10, r10, r11\n"                                                                              \
+            "vmov r11, s4\n"                                                                                   \
+            "strb r14, [r10, r11]\n"                                                                           \
+            "strb r12, [r10]\n"                                                                                \
+            "vmov r12, s13\n"                                                                                  \
+            "strb r9, [r12, r11]\n"                                                                            \
+            "strb r8, [r12]\n"                                                                                 \
+            "vmov r14, s6\n"                                                                                   \
+            "add r10, r10, r14\n"                                                                              \
+            "vmov s13, r10\n"                                                                                  \
+            "vmov r10, s14\n"                                                                                  \
+            "adds r0, r0, #8\n"                                                                                \
+            "adds r1, r1, #8\n"                                                                                \
+            "cmp r0, r10\n"                                                                                    \
+            "bne 2b\n"                                                                                         \
+            "vmov r10, s2\n"                                                                                   \
+            "subs r10, r10, #1\n"                                                                              \
+            "vmov s2, r10\n"                                                                                   \
+            "bne 1b\n"                                                                                         \
+            "pop {r4-r11, pc}\n");                                                                             \
+    }
+RUN_STRIP(run_strip_signed, SIGNED_HIGH_PART)
+RUN_STRIP(run_strip_unsigned, HIGH_PART)
+
+static void run_strip(const struct strip *strip, const struct bf_channel *channel, int32_t out_zero)
+{
+    if (channel->rounding == 0) {
+        run_strip_plain(strip, channel, out_zero);
+#if BF_MUTATE != 1
+    } else if (out_zero != -128) {
+        run_strip_signed(strip);
+#endif
+    } else {
+        run_strip_unsigned(strip); /* negative sums saturate to -128 whatever their rounding */
+    }
+}
+#else
+static void run_strip(const struct strip *strip, const struct bf_channel *channel, int32_t out_zero)
+{
+    run_strip_plain(strip, channel, out_zero);
+}
+#endif
+
+/* `count` bytes as the four bytes of a word. */
+static inline uint32_t load_some(const int8_t *from, uint32_t count)
+{
+    if (count == 4) {
+        return bf_load32(from);
+    }
+    uint32_t bytes = (uint8_t)from[0];
+    if (count > 1) {
+        bytes |= (uint32_t)(uint8_t)from[1] << 8;
+    }
+    if (count > 2) {
+        bytes |= (uint32_t)(uint8_t)from[2] << 16;
+    }
+    return bytes;
+}
+
+/* Columns 2p and 2p + 1 of `count` channels, `rows` rows, as pairs; columns outside the image have pitch 0. */
+static inline void gather_columns(const int8_t *left, uint32_t left_pitch, const int8_t *right, uint32_t right_pitch,
+                                  uint32_t count, uint32_t rows, uint32_t *to, uint32_t plane)
+{
+    for (; rows > 0; rows--, left += left_pitch, right += right_pitch, to++) {
+        uint32_t a = load_some(left, count), b = load_some(right, count);
+        uint32_t even_a = bf_sxtb16(a), even_b = bf_sxtb16(b), odd_a = bf_sxtb16_ror8(a), odd_b = bf_sxtb16_ror8(b);
+        to[0] = bf_pkhbt_lsl16(even_a, even_b);
+        if (count > 1) {
+            to[plane] = bf_pkhbt_lsl16(odd_a, odd_b);
+        }
+        if (count > 2) {
+            to[2 * plane] = bf_pkhtb_asr16(even_b, even_a);
+        }
+        if (count > 3) {
+            to[3 * plane] = bf_pkhtb_asr16(odd_b, odd_a);
+        }
+    }
+}
+
+/* Rows from y on, `height` of them, of `count` channels into planes of `columns` columns of `height` words. */
+static void gather(const struct bf_window *op, const int8_t *input, int32_t y, uint32_t count, uint32_t columns,
+                   uint32_t height, uint32_t *to)
+{
+    int8_t outside[4];
+    uint32_t plane = columns * height, pitch = (uint32_t)op->in_w * op->in_c;
+    uint32_t above = y < 0 ? (uint32_t)-y : 0, below = 0;
+    if (above > height) {
+        above = height;
+    }
+    if (y + (int32_t)height > op->in_h) {
+        below = (uint32_t)(y + (int32_t)height - op->in_h);
+        below = below > height - above ? height - above : below;
+    }
+    for (uint32_t i = 0; i < 4; i++) {
+        outside[i] = op->in_zero;
+    }
+    const int8_t *rows = input + (y + (int32_t)above) * (int32_t)pitch;
+    for (uint32_t column = 0; column < columns; column++, to += height) {
+        int32_t x = 2 * (int32_t)column - op->pad_left;
+        const int8_t *left = outside, *right = outside;
+        uint32_t left_pitch = 0, right_pitch = 0;
+        if (x >= 0 && x < op->in_w) {
+            left = rows + x * op->in_c;
+            left_pitch = pitch;
+        }
+        if (x + 1 >= 0 && x + 1 < op->in_w) {
+            right = rows + (x + 1) * op->in_c;
+            right_pitch = pitch;
+        }
+        uint32_t inside = height - above - below;
+        gather_columns(outside, 0, outside, 0, count, above, to, plane);
+        if (count == 4) {
+            gather_columns(left, left_pitch, right, right_pitch, 4, inside, to + above, plane);
+        } else {
+            gather_columns(left, left_pitch, right, right_pitch, count, inside, to + above, plane);
+        }
+        gather_columns(outside, 0, outside, 0, count, below, to + above + inside, plane);
+    }
+}
+
+/* All outputs of one channel in a band of `rows` rows; even part, last column, last row, corner. */
+static void run_channel(const struct bf_window *op, struct strip strip, uint32_t rows, const struct bf_channel *channel)
+{
+    const uint32_t *plane = strip.plane;
+    int8_t *output = strip.output;
+    uint32_t pairs = op->out_w / 2, column_words = strip.column_bytes / 4;
+    for (uint32_t first = 0; first < rows; first = rows & ~1u) {
+        uint32_t lone_row = rows - first == 1;
+        strip.rows_bytes = lone_row ? 8 : 4 * (rows & ~1u);
+        strip.row = lone_row ? 0 : (uint32_t)op->out_w * op->out_c;
+        for (uint32_t lone_column = 0; lone_column < 2; lone_column++) {
+            strip.columns = lone_column ? op->out_w & 1 : pairs;
+            strip.pixel = lone_column ? 0 : op->out_c;
+            strip.plane = plane + first + (lone_column ? pairs * column_words : 0);
+            strip.output = output + (first * op->out_w + (lone_column ? 2 * pairs : 0)) * op->out_c;
+            if (strip.columns > 0) {
+                run_strip(&strip, channel, op->out_zero);
+            }
+        }
+        if (lone_row) {
+            break;
+        }
+    }
+}
+
+void bf_depthwise_3x3(const struct bf_window *op, const uint8_t *program, const int8_t *input, int8_t *output,
+                      void *scratch)
+{
+    const struct bf_channel *channels = (const struct bf_channel *)(program + op->channels);
+    const uint32_t *weights = (const uint32_t *)(program + op->weights);
+    uint32_t copies = op->out_c / op->in_c; /* the channel multiplier */
+    uint32_t columns = (op->out_w + 1u) / 2 + 1;
+    for (uint32_t first = 0; first < op->out_h; first += op->chunk) {
+        uint32_t rows = op->out_h - first < op->chunk ? op->out_h - first : op->chunk;
+        uint32_t height = ((rows + 1) & ~1u) + 2;
+        for (uint32_t in_c = 0; in_c < op->in_c; in_c += 4) {
+            uint32_t count = op->in_c - in_c < 4 ? op->in_c - in_c : 4;
+            gather(op, input + in_c, (int32_t)first - op->pad_top, count, columns, height, scratch);
+            uint32_t c = in_c * copies;
+            for (uint32_t j = 0; j < count; j++) {
+                for (uint32_t copy = 0; copy < copies; copy++, c++) {
+                    struct strip strip = {
+                        .plane = (const uint32_t *)scratch + j * columns * height,
+                        .column_bytes = 4 * height,
+                        .output = output + first * op->out_w * op->out_c + c,
+                        .two_pixels = 2u * op->out_c,
+                        .bias = channels[c].bias,
+                        .multiplier = channels[c].multiplier,
+                        .rounding = channels[c].rounding,
+                        .shift = -channels[c].shift,
+                        .weights = weights + 6 * c,
+                    };
+                    run_channel(op, strip, rows, channels + c);
+                }
+            }
+        }
+    }
+    bf_clamp_all(output, (uint32_t)op->out_h * op->out_w * op->out_c, op->least, op->greatest);
+}
+#endif

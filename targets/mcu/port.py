@@ -1,0 +1,163 @@
+"""A line to a board: any URL of pyserial (`/dev/ttyACM0`, `COM3`, `socket://`, `rfc2217://`), and `virtual:NAME`."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from types import TracebackType
+from typing import Any, Final, Protocol, Self
+
+from toolchain.errors import BoardfitError, ConfigurationError, DeviceError
+
+BAUD: Final = 115200
+_POLL_S: Final = 0.02  # the longest that one read of a port takes when nothing comes
+
+
+class Port(Protocol):
+    """What the link needs of a line.
+
+    Attributes:
+        url: where it leads, for messages.
+        byte_s: time that one byte takes.
+    """
+
+    url: str
+    byte_s: float
+
+    def read(self) -> bytes:
+        """What has come; nothing when nothing comes for a moment. Raises DeviceError when the line is cut."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Send. Raises DeviceError when the line is cut or does not take the bytes."""
+        ...
+
+    def close(self) -> None:
+        """Release the line; may be called twice. Never raises."""
+        ...
+
+
+class SerialPort:
+    """A port over an object with pyserial's methods. A context manager.
+
+    Args:
+        url: for messages.
+        serial: the open port; closed with this one.
+        baud: its rate.
+    """
+
+    def __init__(self, url: str, serial: Any, baud: int = BAUD) -> None:
+        self.url = url
+        self.byte_s = 10 / baud  # start bit, 8 data bits, stop bit
+        self._serial = serial
+
+    def read(self) -> bytes:
+        """See `Port.read`."""
+        try:
+            # No more than what is there: a larger count would wait for bytes that never come.
+            return bytes(self._serial.read(max(1, self._serial.in_waiting)))
+        except BoardfitError:
+            raise
+        except _failures() as error:
+            raise self._cut(error) from error
+
+    def write(self, data: bytes) -> None:
+        """See `Port.write`."""
+        try:
+            self._serial.write(data)
+        except BoardfitError:
+            raise
+        except _failures() as error:
+            raise self._cut(error) from error
+
+    def close(self) -> None:
+        """See `Port.close`."""
+        with contextlib.suppress(*_failures()):
+            self._serial.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _cut(self, error: Exception) -> DeviceError:
+        return DeviceError(
+            f"{self.url}: the line was cut: {error}",
+            remedy="check the cable, and that nothing else resets or unplugs the board",
+        )
+
+
+def open_port(url: str, *, baud: int = BAUD, write_timeout_s: float = 10.0) -> SerialPort:
+    """Open a line to a board, for this process alone.
+
+    Args:
+        url: a device (`/dev/ttyACM0`, `COM3`), a URL of pyserial, or `virtual:NAME`.
+        baud: rate of a serial line; a socket and a virtual board have none.
+        write_timeout_s: a port that takes no bytes for so long counts as cut.
+
+    Raises:
+        DeviceError: no such port, no right to open it, another program has it, nobody listens.
+        ConfigurationError: pyserial is not installed, or the URL is none.
+    """
+    if url.startswith("virtual:"):
+        return _open_virtual(url)
+    try:
+        import serial
+    except ImportError as error:
+        raise ConfigurationError(
+            "talking to a board needs the package pyserial", remedy="pip install boardfit[boards]"
+        ) from error
+    try:
+        opened = serial.serial_for_url(
+            url, baudrate=baud, timeout=_POLL_S, write_timeout=write_timeout_s, exclusive=True
+        )
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{url!r} is no port: {error}",
+            remedy="give a device, e.g. /dev/ttyACM0 or COM3, or socket://HOST:PORT",
+        ) from error
+    except _failures() as error:
+        raise _not_opened(url, error) from error
+    return SerialPort(url, opened, baud)
+
+
+def _open_virtual(url: str) -> SerialPort:
+    try:
+        from targets.mcu.virtual import open_virtual
+    except ImportError as error:
+        raise ConfigurationError(
+            f"a virtual board needs the package {error.name}", remedy="pip install boardfit[virtual]"
+        ) from error
+    return SerialPort(url, open_virtual(url))
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What pyserial raises: SerialException is an OSError; termios.error and a closed port's TypeError are not."""
+    try:
+        import termios
+    except ImportError:  # Windows
+        return (OSError, TypeError)
+    return (OSError, TypeError, termios.error)
+
+
+def _not_opened(url: str, error: Exception) -> DeviceError:
+    number, text = getattr(error, "errno", None), str(error)
+    if number in (errno.EBUSY, errno.EAGAIN) or "exclusively lock" in text:
+        return DeviceError(
+            f"{url} is busy: another program has it open", remedy="close the other program, e.g. a terminal"
+        )
+    if number == errno.EACCES or "PermissionError" in text:
+        return DeviceError(
+            f"{url}: no right to open it, or another program has it open",
+            remedy="close other programs; on Linux, join the group that owns the port (often dialout)",
+        )
+    if number == errno.ENOENT or "FileNotFoundError" in text:
+        return DeviceError(
+            f"there is no port {url}", remedy="plug the board in; `boardfit boards` lists what is there"
+        )
+    if "Connection refused" in text:
+        return DeviceError(f"{url}: nobody listens there", remedy="start the program that offers the port")
+    return DeviceError(f"{url} cannot be opened: {text}", remedy="`boardfit boards` lists what is there")

@@ -1,0 +1,568 @@
+"""A virtual board: one STM32 part in an emulator (Unicorn), in this process, with memory of exactly the part's size.
+
+The machine has no threads. It runs while the host waits for output, and stops where the firmware waits for input that
+is not there: so nothing depends on the speed of the host, and two runs with the same input are equal in every cycle.
+"""
+
+from __future__ import annotations
+
+import bisect
+import ctypes
+import io
+import mmap
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import capstone
+import numpy as np
+import unicorn
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
+from unicorn import arm_const
+from unicorn.unicorn_py3.unicorn import uclib
+
+from targets.mcu.virtual.cycles import block_cost, instructions_cost
+from targets.mcu.virtual.flash import LAYOUTS, Bytes, FlashController
+from targets.mcu.virtual.hooks import (
+    RESOLVE,
+    Block,
+    NativeHooks,
+    PythonHooks,
+    Reason,
+    Slot,
+    State,
+    library,
+)
+from targets.mcu.virtual.part import Part
+from targets.mcu.virtual.peripherals import BASE, END, Peripherals
+from toolchain.errors import DeviceError, ModelFileError
+
+_CORES: Final = {
+    "cortex-m0": arm_const.UC_CPU_ARM_CORTEX_M0,
+    "cortex-m0plus": arm_const.UC_CPU_ARM_CORTEX_M0,
+    "cortex-m3": arm_const.UC_CPU_ARM_CORTEX_M3,
+    "cortex-m4": arm_const.UC_CPU_ARM_CORTEX_M4,
+    "cortex-m7": arm_const.UC_CPU_ARM_CORTEX_M7,
+    "cortex-m33": arm_const.UC_CPU_ARM_CORTEX_M33,
+}
+_UART_BYTES: Final = 0x400
+_SERIAL_BYTES: Final = 1 << 20
+_BLOCKS: Final = 1 << 16
+_SLOTS: Final = 1 << 18
+_SLICE: Final = 100_000_000  # halfwords between two looks at the clock on the wall
+_IDLE_US: Final = 50  # that pass with each poll of an empty receive register
+_MASKED_CYCLES: Final = 200  # until the next look whether interrupts are on again
+_PAGE: Final = 1024  # the engine's granularity
+_FOREVER: Final = 0xFFFFFFFFFFFFFFFF
+_SAVED: Final = (
+    arm_const.UC_ARM_REG_R0, arm_const.UC_ARM_REG_R1, arm_const.UC_ARM_REG_R2, arm_const.UC_ARM_REG_R3,
+    arm_const.UC_ARM_REG_R12, arm_const.UC_ARM_REG_LR, arm_const.UC_ARM_REG_XPSR,
+)  # fmt: skip
+_ACCESS: Final = {
+    unicorn.UC_MEM_READ_UNMAPPED: ("read", "unmapped"), unicorn.UC_MEM_WRITE_UNMAPPED: ("write", "unmapped"),
+    unicorn.UC_MEM_FETCH_UNMAPPED: ("fetch", "unmapped"), unicorn.UC_MEM_WRITE_PROT: ("write", "protected"),
+    unicorn.UC_MEM_READ_PROT: ("read", "protected"), unicorn.UC_MEM_FETCH_PROT: ("fetch", "protected"),
+}  # fmt: skip
+
+
+class EmulationTimeout(DeviceError):
+    """The firmware ran for longer than it was given, without asking for input."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """An ELF file as a machine needs it: segments by their load address, symbols."""
+
+    segments: tuple[tuple[int, bytes], ...]
+    symbols: dict[str, int]
+    functions: tuple[tuple[int, str], ...]
+
+    @classmethod
+    def read(cls, elf: bytes | Path) -> Image:
+        """Raises ModelFileError where the bytes are not an ELF file."""
+        data = elf if isinstance(elf, bytes) else elf.read_bytes()
+        try:
+            file = ELFFile(io.BytesIO(data))
+            segments = tuple(
+                (int(segment["p_paddr"]), bytes(segment.data()))
+                for segment in file.iter_segments()
+                if segment["p_type"] == "PT_LOAD" and segment["p_filesz"]
+            )
+            symbols: dict[str, int] = {}
+            functions: list[tuple[int, str]] = []
+            for section in file.iter_sections():
+                if not isinstance(section, SymbolTableSection):
+                    continue
+                for symbol in section.iter_symbols():
+                    if symbol.name and not symbol.name.startswith("$"):
+                        symbols[symbol.name] = int(symbol["st_value"])
+                        if symbol["st_info"]["type"] == "STT_FUNC":
+                            functions.append((int(symbol["st_value"]) & ~1, symbol.name))
+        except (ELFError, ValueError, KeyError) as error:
+            raise ModelFileError(f"not a firmware for an emulator: {error}", remedy="give an ELF file") from error
+        return cls(segments, symbols, tuple(sorted(functions)))
+
+    def where(self, address: int) -> str:
+        """`function+0x12` for an address of code, or only the address."""
+        at = bisect.bisect_right(self.functions, (address, "\U0010ffff")) - 1
+        if at < 0 or address - self.functions[at][0] > 1 << 16:
+            return f"0x{address:08x}"
+        start, name = self.functions[at]
+        return f"0x{address:08x} ({name}+0x{address - start:x})"
+
+
+class VirtualMachine:
+    """One part with a firmware in its flash.
+
+    Args:
+        part: what the part is; `targets.mcu.virtual.part.part_of(board)`.
+        elf: the firmware.
+        native: count in C (True), in Python (False), or as this machine can (None).
+        counting: False switches counting off; the cycle counter then stands still. For benchmarks.
+        budget_instructions: most that the firmware may run while the host waits once for its output.
+        wall_limit_s: the same on the clock on the wall, a guard against a budget that is too generous.
+
+    Raises:
+        ModelFileError: not an ELF file, or it does not fit the part.
+        DeviceError: the emulator has no such core.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        elf: bytes | Path,
+        *,
+        native: bool | None = None,
+        counting: bool = True,
+        budget_instructions: int = 20_000_000_000,
+        wall_limit_s: float = 600.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.part = part
+        self.image = Image.read(elf)
+        self._budget = budget_instructions
+        self._wall_limit_s = wall_limit_s
+        self._clock = clock
+        self._failure: DeviceError | None = None
+        self._invalid: tuple[int, int, int] | None = None
+        self._exception = 0
+        self._callbacks: list[object] = []
+        if part.core not in _CORES:
+            raise DeviceError(f"the emulator has no {part.core}", remedy=f"cores: {', '.join(_CORES)}")
+        self._engine: Any = unicorn.Uc(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB | unicorn.UC_MODE_MCLASS)
+        self._engine.ctl_set_cpu_model(_CORES[part.core])
+        self._map_memory()
+        self._make_state()
+        core = library() if native is not False else None
+        if native and core is None:
+            raise DeviceError("no C compiler for the block counter", remedy="pip install ziglang")
+        self.native = core is not None
+        self._hooks: Any = (
+            NativeHooks(core, self._state) if core is not None else PythonHooks(self._state, self._engine.emu_stop)
+        )
+        self._make_peripherals()
+        self._hook(counting)
+        self.reset()
+
+    # ---- what the host sees ------------------------------------------------------------------------------------
+
+    @property
+    def instructions(self) -> int:
+        """Executed since the machine was made."""
+        return int(self._state.instructions)
+
+    @property
+    def core_cycles(self) -> int:
+        """Core cycles of the model before k and a, since the machine was made."""
+        return int(self._state.cycles)
+
+    @property
+    def constant_lines(self) -> int:
+        """Lines of constants that the firmware says it read from flash."""
+        self._hooks.now()
+        return int(self._state.line_total)
+
+    @property
+    def cycles(self) -> int:
+        """What the board's counter counts, with the time that passed in waiting; 64 bits."""
+        return int(self._hooks.now())
+
+    def blocks(self) -> list[tuple[int, int, int]]:
+        """(address, instructions, times entered) of every block that ran."""
+        known = (self._state.blocks[i] for i in range(self._known))
+        return [(int(b.address), int(b.instructions), int(b.count)) for b in known]
+
+    def write(self, data: bytes) -> None:
+        """Put bytes on the serial line. The firmware sees them when the machine runs next."""
+        state = self._state
+        for at in range(0, len(data), _SERIAL_BYTES // 2):
+            piece = data[at : at + _SERIAL_BYTES // 2]
+            if self._pending() + len(piece) >= _SERIAL_BYTES:
+                self._run(waits=1, wanted=_SERIAL_BYTES)
+                if self._pending() + len(piece) >= _SERIAL_BYTES:
+                    raise EmulationTimeout(
+                        f"the firmware leaves {self._pending()} bytes of its serial line unread",
+                        remedy="it waits in its own code, or sends without end",
+                    )
+            head = int(state.rx_head)
+            first = min(len(piece), _SERIAL_BYTES - head)
+            self._rx[head : head + first] = np.frombuffer(piece[:first], np.uint8)
+            self._rx[: len(piece) - first] = np.frombuffer(piece[first:], np.uint8)
+            state.rx_head = (head + len(piece)) & (_SERIAL_BYTES - 1)
+
+    def read(self, count: int, timeout: float = 0.0) -> bytes:
+        """Up to `count` bytes that the firmware sends.
+
+        Args:
+            count: bytes wanted.
+            timeout: seconds of the board's own waiting for input after which to give up. Its work takes none of it.
+
+        Raises:
+            DeviceError: the firmware stopped: an access outside of the part's memory, a write to flash, a fault.
+            EmulationTimeout: it ran on and on.
+        """
+        state = self._state
+        if state.tx_count < count:
+            self._run(waits=max(1, int(timeout * 1e6 / _IDLE_US)), wanted=min(count, _SERIAL_BYTES))
+        have = min(int(state.tx_count), count)
+        data = self._tx[:have].tobytes()
+        rest = int(state.tx_count) - have
+        self._tx[:rest] = self._tx[have : have + rest].copy()
+        state.tx_count = rest
+        return data
+
+    def waiting(self) -> int:
+        """Bytes that the firmware has sent by the time it waits for input."""
+        self._run(waits=1, wanted=_SERIAL_BYTES)
+        return int(self._state.tx_count)
+
+    def discard_output(self) -> None:
+        """Run until the firmware waits, and forget what it sent."""
+        while self.waiting() == _SERIAL_BYTES:
+            self._state.tx_count = 0
+        self._state.tx_count = 0
+
+    def memory(self, address: int, size: int) -> bytes:
+        """Bytes of flash or RAM."""
+        return bytes(self._engine.mem_read(address, size))
+
+    def poke(self, address: int, data: bytes) -> None:
+        """Write flash or RAM from outside, as a debug probe does.
+
+        Raises:
+            DeviceError: outside of the part's memory.
+        """
+        for memory, base in ((self._flash, self.part.flash_address), (self._ram, self.part.ram_address)):
+            if base <= address and address + len(data) <= base + len(memory):
+                memory[address - base : address - base + len(data)] = np.frombuffer(data, np.uint8)
+                if memory is self._flash:
+                    self.controller.accept()
+                return
+        raise DeviceError(f"{len(data)} bytes at 0x{address:08x} are not in the memory of {self.part.name}")
+
+    def reset(self) -> None:
+        """Press the reset button: peripherals start anew, RAM and flash keep what they hold, counts go on."""
+        self._failure = None
+        self._restart()
+
+    # ---- construction ------------------------------------------------------------------------------------------
+
+    def _map_memory(self) -> None:
+        part = self.part
+        self._flash, self._flash_map = _buffer(part.flash_bytes)
+        self._ram, self._ram_map = _buffer(part.ram_bytes)
+        self._flash[:] = 0xFF
+        # After power-on a RAM holds anything; a pattern finds firmware that relies on zeros.
+        self._ram.view(np.uint32)[:] = 0x5AFEC0DE
+        end = part.flash_address
+        for address, data in self.image.segments:
+            offset = address - part.flash_address
+            if offset < 0 or offset + len(data) > part.flash_bytes:
+                raise ModelFileError(
+                    f"the firmware puts {len(data)} bytes at 0x{address:08x}; flash of {part.name} is "
+                    f"0x{part.flash_address:08x} to 0x{part.flash_address + part.flash_bytes - 1:08x}",
+                    remedy="build it for this board",
+                )
+            self._flash[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
+            end = max(end, address + len(data))
+        slot = self.image.symbols.get("bf_slot_start", -(-end // _PAGE) * _PAGE)
+        self._slot = min(slot, part.flash_address + part.flash_bytes)
+        self._kept = end - part.flash_address
+        read_run = unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC
+        start = part.flash_address
+        host = self._flash.ctypes.data
+        self._engine.mem_map_ptr(start, self._slot - start, read_run, host)
+        if self._slot < start + part.flash_bytes:
+            self._engine.mem_map_ptr(
+                self._slot, start + part.flash_bytes - self._slot, unicorn.UC_PROT_READ, host + self._slot - start
+            )
+        self._engine.mem_map_ptr(part.ram_address, part.ram_bytes, unicorn.UC_PROT_ALL, self._ram.ctypes.data)
+
+    def _make_state(self) -> None:
+        part = self.part
+        state = self._state = State()
+        self._block_store = (Block * _BLOCKS)()
+        self._slot_store = (Slot * _SLOTS)()
+        self._known = 0
+        self._cost = instructions_cost if part.model is None else block_cost
+        self._resolver = RESOLVE(self._resolve)
+        self._rx, self._tx = np.zeros(_SERIAL_BYTES, np.uint8), np.zeros(_SERIAL_BYTES, np.uint8)
+        as_bytes = ctypes.POINTER(ctypes.c_uint8)
+        state.blocks = ctypes.cast(self._block_store, ctypes.POINTER(Block))
+        state.slots = ctypes.cast(self._slot_store, ctypes.POINTER(Slot))
+        state.mask = _SLOTS - 1
+        state.resolve = self._resolver
+        state.stop = ctypes.cast(uclib.uc_emu_stop, ctypes.c_void_p).value
+        state.rx, state.tx = self._rx.ctypes.data_as(as_bytes), self._tx.ctypes.data_as(as_bytes)
+        state.rx_mask, state.tx_size = _SERIAL_BYTES - 1, _SERIAL_BYTES
+        state.status_at, state.read_at, state.write_at = (0, 4, 4) if part.uart_classic else (0x1C, 0x24, 0x28)
+        state.factor, state.line_cycles = (part.model.k, part.model.a) if part.model else (1.0, 0.0)
+        state.idle_step = part.clock_hz * _IDLE_US // 1_000_000
+        state.alarm = _FOREVER
+        lines = self.image.symbols.get("bf_constant_lines", 0) - part.ram_address
+        if 0 <= lines <= part.ram_bytes - 4:
+            state.lines = ctypes.cast(self._ram.ctypes.data + lines, ctypes.POINTER(ctypes.c_uint32))
+
+    def _make_peripherals(self) -> None:
+        part = self.part
+        self.controller = FlashController(
+            LAYOUTS[part.family], self._flash, part.pages, self._kept, self._slot_writable, self._fail
+        )
+        self._peripherals = Peripherals(part.family, self.controller, part.flash_options, self._hooks.now)
+        hooks = self._hooks
+        uart = part.uart_address
+        self._map_registers(BASE, uart)
+        self._map_io(uart, _UART_BYTES, hooks.uart_read, hooks.uart_write)
+        self._map_registers(uart + _UART_BYTES, END)
+        self._map_io(0xE0001000, 0x1000, hooks.dwt_read, hooks.dwt_write)
+        self._map_io(0xE000E000, 0x1000, hooks.scs_read, hooks.scs_write)
+
+    def _map_registers(self, start: int, end: int) -> None:
+        peripherals = self._peripherals
+        self._engine.mmio_map(
+            start,
+            end - start,
+            lambda engine, offset, size, user: peripherals.read(start + offset),
+            None,
+            lambda engine, offset, size, value, user: peripherals.write(start + offset, value),
+            None,
+        )
+
+    def _map_io(self, start: int, size: int, read: Any, write: Any) -> None:
+        if self.native:
+            here = ctypes.addressof(self._state)
+            status = uclib.uc_mmio_map(self._engine._uch, start, size, read, here, write, here)
+            if status != unicorn.UC_ERR_OK:
+                raise unicorn.UcError(status)
+        else:
+            self._engine.mmio_map(start, size, read, None, write, None)
+
+    def _hook(self, counting: bool) -> None:
+        engine = self._engine
+        if counting and self.native:
+            handle = ctypes.c_size_t(0)
+            status = uclib.uc_hook_add(
+                engine._uch,
+                ctypes.byref(handle),
+                unicorn.UC_HOOK_BLOCK,
+                self._hooks.block,
+                ctypes.addressof(self._state),
+                ctypes.c_uint64(1),
+                ctypes.c_uint64(0),
+            )
+            if status != unicorn.UC_ERR_OK:
+                raise unicorn.UcError(status)
+        elif counting:
+            engine.hook_add(unicorn.UC_HOOK_BLOCK, self._hooks.block)
+        # Only accesses that fail are hooked: hooks on the others make the engine skip instructions.
+        engine.hook_add(unicorn.UC_HOOK_MEM_INVALID, self._on_invalid)
+        engine.hook_add(unicorn.UC_HOOK_INTR, self._on_exception)
+
+    # ---- running -----------------------------------------------------------------------------------------------
+
+    def _pending(self) -> int:
+        return (int(self._state.rx_head) - int(self._state.rx_tail)) & (_SERIAL_BYTES - 1)
+
+    def _restart(self) -> None:
+        state = self._state
+        self._peripherals.reset()
+        vector = self._flash[:8].view(np.uint32)
+        for register in range(arm_const.UC_ARM_REG_R0, arm_const.UC_ARM_REG_R12 + 1):
+            self._engine.reg_write(register, 0)
+        self._engine.reg_write(arm_const.UC_ARM_REG_SP, int(vector[0]))
+        self._engine.reg_write(arm_const.UC_ARM_REG_LR, 0xFFFFFFFF)
+        self._engine.reg_write(arm_const.UC_ARM_REG_PRIMASK, 0)
+        self._pc = int(vector[1])
+        state.previous = 0
+        state.polls = 0
+        state.demcr = state.dwt_control = state.dwt_frozen = 0
+        state.systick_control = state.systick_reload = 0
+        state.alarm = _FOREVER
+        ctypes.memset(ctypes.addressof(state.uart), 0, ctypes.sizeof(state.uart))
+        if state.lines:
+            self._hooks.now()
+
+    def _run(self, waits: int, wanted: int) -> None:
+        """Until `wanted` bytes are there, or the firmware polled an empty line `waits` times."""
+        if self._failure is not None:
+            raise self._failure
+        state = self._state
+        if state.tx_count >= wanted:
+            return
+        state.waits, state.tx_wanted = waits, wanted
+        left = self._budget
+        end = self._clock() + self._wall_limit_s
+        while True:
+            state.fuel = fuel = min(left, _SLICE)
+            reason = self._go()
+            left -= fuel if reason == Reason.FUEL else fuel - int(state.fuel)
+            if reason in (Reason.IDLE, Reason.OUTPUT):
+                return
+            if reason == Reason.RESET:
+                self._restart()
+            elif reason == Reason.TICK:
+                self._interrupt()
+            elif reason == Reason.RUNNING:  # WFI: nothing but input will wake the core, and none has come
+                state.idle += state.idle_step * waits
+                return
+            if left <= 0 or self._clock() > end:
+                spent = f"{self._budget:,} instructions" if left <= 0 else f"{self._wall_limit_s:g} s"
+                raise EmulationTimeout(
+                    f"the firmware ran for {spent} without an answer; it is at {self.image.where(self._pc & ~1)}",
+                    remedy="an endless loop, or a model for which the limit is too low",
+                )
+
+    def _go(self, start: int | None = None, until: int = 0xFFFFFFFE) -> Reason:
+        """Run until somebody stops the engine; failures become the machine's error."""
+        state = self._state
+        state.reason = Reason.RUNNING
+        self._invalid = None
+        try:
+            self._engine.emu_start((self._pc if start is None else start) | 1, until)
+            error = None
+        except unicorn.UcError as found:
+            error = found
+        self._pc = int(self._engine.reg_read(arm_const.UC_ARM_REG_PC)) | 1
+        reason = Reason(state.reason)
+        if self._failure is None and error is not None:
+            self._failure = self._explain(error)
+        elif self._failure is None and self._exception:
+            self._failure = DeviceError(
+                f"the firmware raised exception {self._exception} at {self.image.where(self._pc & ~1)}",
+                remedy="an undefined instruction or a breakpoint; the virtual board has no fault handler",
+            )
+        elif self._failure is None and reason == Reason.BROKEN:
+            self._failure = DeviceError(
+                f"the firmware runs what is no code at {self.image.where(self._pc & ~1)}: {self._broken}"
+            )
+        if self._failure is not None:
+            raise self._failure
+        return reason
+
+    def _interrupt(self) -> None:
+        """Run the handler of SysTick (exception 15), between two blocks of the program."""
+        state = self._state
+        if not self._hooks.systick_due():
+            return
+        if self._engine.reg_read(arm_const.UC_ARM_REG_PRIMASK) & 1:
+            state.alarm = state.cycles + state.idle + _MASKED_CYCLES
+            return
+        self._hooks.systick_serve()
+        saved = [self._engine.reg_read(register) for register in _SAVED]
+        back = self._pc
+        self._engine.reg_write(arm_const.UC_ARM_REG_LR, back)
+        handler = int(self._flash[60:64].view(np.uint32)[0])
+        while self._go(self._pc if self._pc != back else handler, until=back & ~1) == Reason.FUEL:
+            state.fuel = _SLICE
+        for register, value in zip(_SAVED, saved, strict=True):
+            self._engine.reg_write(register, value)
+        self._pc = back
+        state.previous = 0
+
+    def _resolve(self, address: int, size: int) -> int:
+        """A block that was not seen before: its place in the list."""
+        for memory, base in ((self._flash, self.part.flash_address), (self._ram, self.part.ram_address)):
+            if base <= address and address + size <= base + len(memory):
+                code = memory[address - base : address - base + size].tobytes()
+                break
+        else:
+            self._broken = "outside of flash and RAM"
+            return -1
+        if self._known == _BLOCKS:
+            self._broken = f"more than {_BLOCKS} basic blocks"
+            return -1
+        try:
+            cost = self._cost(code)
+        except ValueError as error:
+            self._broken = str(error)
+            return -1
+        block = self._block_store[self._known]
+        block.address, block.size = address, size
+        block.instructions, block.cycles = cost.instructions, cost.cycles
+        block.taken_cycles, block.conditional = cost.taken_cycles, cost.conditional
+        self._known += 1
+        return self._known - 1
+
+    # ---- what goes wrong ---------------------------------------------------------------------------------------
+
+    def _fail(self, error: DeviceError) -> None:
+        if self._failure is None:
+            self._failure = error
+        self._engine.emu_stop()
+
+    def _on_invalid(self, engine: object, access: int, address: int, size: int, value: int, user: object) -> bool:
+        self._invalid = (access, address, size)
+        return False
+
+    def _on_exception(self, engine: object, number: int, user: object) -> None:
+        self._exception = number
+        self._engine.emu_stop()
+
+    def _slot_writable(self, on: bool) -> None:
+        size = self.part.flash_address + self.part.flash_bytes - self._slot
+        if size > 0:
+            allowed = unicorn.UC_PROT_READ | (unicorn.UC_PROT_WRITE if on else 0)
+            self._engine.mem_protect(self._slot, size, allowed)
+
+    def _explain(self, error: unicorn.UcError) -> DeviceError:
+        at = self.image.where(self._pc & ~1)
+        if self._invalid is None:
+            return DeviceError(f"the firmware stopped at {at}: {error}")
+        access, address, size = self._invalid
+        verb, why = _ACCESS.get(access, ("access", "unmapped"))
+        return DeviceError(
+            f"the firmware stopped at {at}: {verb} of {size} bytes at 0x{address:08x}; {self._meaning(address, why)}",
+            remedy="on the board this is a fault",
+        )
+
+    def _meaning(self, address: int, why: str) -> str:
+        part = self.part
+        ram_end, flash_end = part.ram_address + part.ram_bytes, part.flash_address + part.flash_bytes
+        if why == "protected" and part.flash_address <= address < flash_end:
+            return "flash cannot be written without unlocking its controller" if address >= self._slot else (
+                "the firmware's own flash is read-only"
+            )
+        if part.ram_address - (1 << 16) <= address < part.ram_address:
+            return f"RAM of the part starts at 0x{part.ram_address:08x}: the stack overflowed, or a bad pointer"
+        if ram_end <= address < ram_end + (1 << 26):
+            return f"RAM of the part ends at 0x{ram_end - 1:08x} ({part.ram_bytes // 1024} KiB)"
+        if flash_end <= address < part.ram_address:
+            return f"flash of the part ends at 0x{flash_end - 1:08x} ({part.flash_bytes // 1024} KiB)"
+        if address < _PAGE:
+            return "a null pointer"
+        return "nothing is there on this part"
+
+
+def versions() -> dict[str, str]:
+    """What a virtual board's numbers depend on beside the firmware."""
+    return {"emulator": f"unicorn {unicorn.__version__}", "decoder": f"capstone {capstone.__version__}"}
+
+
+def _buffer(size: int) -> tuple[Bytes, mmap.mmap]:
+    """Memory that starts at a page of the host, as the engine likes it."""
+    store = mmap.mmap(-1, size)
+    return np.frombuffer(store, np.uint8), store

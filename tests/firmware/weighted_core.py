@@ -1,0 +1,142 @@
+"""Weighted kernels compiled for a Cortex-M core, each call of one in an emulator: outputs and core cycles."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import unicorn
+from elftools.elf.elffile import ELFFile
+from numpy.typing import NDArray
+from unicorn import arm_const
+
+from targets.mcu.board import load_board
+from targets.mcu.compilers import find_compiler, run_tool
+from targets.mcu.virtual.cycles import block_cost
+from tests.firmware.weighted import KERNELS, SOURCES, Int8Array, Layer, program
+from toolchain.export.native import layout, weights
+
+CODE: Final = 0x08000000
+DATA: Final = 0x20000000
+STACK: Final = 0x30000000
+SIZE: Final = 1 << 20
+RETURN: Final = CODE + SIZE - 16
+SCRIPT: Final = """
+ENTRY(bf_conv2d)
+SECTIONS {
+  . = 0x08000000;
+  .text : { *(.text*) *(.rodata*) *(.data*) }
+  /DISCARD/ : { *(.ARM.*) *(.note*) }
+}
+"""
+FUNCTIONS: Final = {
+    "conv2d": "bf_conv2d",
+    "depthwise_conv2d": "bf_depthwise_conv2d",
+    "fully_connected": "bf_fully_connected",
+}
+
+
+class Core:
+    """The kernels on an emulated core.
+
+    Attributes:
+        instructions, cycles: of the last run; cycles at zero wait states, Cortex-M4's table.
+        code_bytes: function name -> bytes of code.
+    """
+
+    def __init__(
+        self, folder: Path, compiler: str, *options: str, board: str = "nucleo-l4r5zi", level: str = "-O2"
+    ) -> None:
+        tool, facts = find_compiler(compiler), load_board(board)
+        self.name = tool.version
+        script, binary = folder / "kernels.ld", folder / f"{compiler}.elf"
+        script.write_text(SCRIPT)
+        cc = (*tool.command, "cc") if tool.kind == "zig" and tool.command[-1] != "cc" else tool.command
+        objects = []
+        for source in (*SOURCES, KERNELS.parent / "boards" / "memory.c"):
+            target = folder / f"{compiler}_{source.stem}.o"
+            flags = (
+                *tool.flags(facts),
+                "-std=c11",
+                level,
+                "-Wall",
+                "-Wextra",
+                "-Werror",
+                "-ffunction-sections",
+            )
+            done = run_tool((*cc, *flags, *options, "-c", str(source), "-o", str(target)))
+            assert done.returncode == 0, done.stderr
+            objects.append(str(target))
+        link = (*cc, *tool.flags(facts), "-nostdlib", f"-Wl,-T,{script}", *objects)
+        done = run_tool((*link, *(["-lgcc"] if tool.kind == "gcc" else []), "-o", str(binary)))
+        assert done.returncode == 0, done.stderr
+        elf = ELFFile(io.BytesIO(binary.read_bytes()))
+        self.symbols: dict[str, int] = {}
+        self.code_bytes: dict[str, int] = {}
+        for symbol in elf.get_section_by_name(".symtab").iter_symbols():
+            self.symbols[symbol.name] = symbol["st_value"]
+            if symbol["st_info"]["type"] == "STT_FUNC":
+                self.code_bytes[symbol.name] = symbol["st_size"]
+        self.machine = unicorn.Uc(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB | unicorn.UC_MODE_MCLASS)
+        self.machine.ctl_set_cpu_model(arm_const.UC_CPU_ARM_CORTEX_M4)
+        self.machine.mem_map(CODE, SIZE, unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC)
+        self.machine.mem_map(DATA, SIZE)
+        self.machine.mem_map(STACK, 1 << 14)
+        for part in elf.iter_segments():
+            if part["p_type"] == "PT_LOAD" and part["p_filesz"]:
+                self.machine.mem_write(part["p_vaddr"], part.data())
+        self.instructions = self.cycles = 0
+
+    def run(self, layer: Layer, isa: layout.Isa, x: NDArray[Any], *, count: bool = False) -> Int8Array:
+        """Output of the operator; with `count` also instructions and cycles."""
+        head, constants = program(layer, isa, channels_first=True)
+        sizes = (len(head), len(constants), x.size, math.prod(layer.op.output))
+        scratch = weights.weighted_footprint(layer.op, isa).scratch_bytes
+        places, at = [], DATA
+        for size in (*sizes, scratch):
+            places.append(at)
+            at += -(-size // 16) * 16 + 32  # and a guard
+        assert at <= DATA + SIZE
+        self.machine.mem_write(DATA, b"\xa5" * (at - DATA))
+        for place, data in zip(places, (head, constants, x.tobytes()), strict=False):
+            self.machine.mem_write(place, data)
+        registers = (arm_const.UC_ARM_REG_R0, arm_const.UC_ARM_REG_R1, arm_const.UC_ARM_REG_R2)
+        for register, place in zip((*registers, arm_const.UC_ARM_REG_R3), places, strict=False):
+            self.machine.reg_write(register, place)
+        top = STACK + (1 << 14) - 16
+        self.machine.mem_write(top, places[4].to_bytes(4, "little"))
+        self.machine.reg_write(arm_const.UC_ARM_REG_SP, top)
+        self.machine.reg_write(arm_const.UC_ARM_REG_LR, RETURN | 1)
+        blocks: dict[tuple[int, int], int] = {}
+        taken: dict[int, int] = {}
+        previous = [0, 0]
+
+        def entered(_: object, address: int, size: int, __: object) -> None:
+            key = (address, size)
+            blocks[key] = blocks.get(key, 0) + 1
+            if address != previous[0]:
+                taken[previous[1]] = taken.get(previous[1], 0) + 1
+            previous[0], previous[1] = address + size, address
+
+        hook = self.machine.hook_add(unicorn.UC_HOOK_BLOCK, entered) if count else None
+        try:
+            self.machine.emu_start(self.symbols[FUNCTIONS[layer.op.kind]] | 1, RETURN, timeout=60_000_000)
+        finally:
+            if hook is not None:
+                self.machine.hook_del(hook)
+        assert self.machine.reg_read(arm_const.UC_ARM_REG_PC) == RETURN
+        self.instructions = self.cycles = 0
+        for (address, size), times in blocks.items():
+            if address == RETURN:
+                continue
+            cost = block_cost(bytes(self.machine.mem_read(address, size)))
+            self.instructions += times * cost.instructions
+            self.cycles += times * cost.cycles + taken.get(address, 0) * cost.taken_cycles
+        for place, size in zip(places, (*sizes, scratch), strict=True):
+            after = bytes(self.machine.mem_read(place + size, 16))
+            assert after == b"\xa5" * 16, f"{layer.op.signature}: wrote behind a buffer of {size} bytes"
+        output = bytes(self.machine.mem_read(places[3], sizes[3]))
+        return np.frombuffer(output, np.int8).reshape(layer.op.output)

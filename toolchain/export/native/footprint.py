@@ -1,0 +1,82 @@
+"""Bytes of programs and of their arenas, without writing them: what a search counts with.
+
+The bytes of a program are a sum: `BASE_BYTES` (of a network with one input and one output), `operator_bytes` of each
+operator, and the constant operands of add, mul and concatenation, which an operator does not show. This equals
+`len(write_program(graph))` exactly, because every part of a program is padded by itself.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from toolchain.export.native import layout
+from toolchain.export.native.layout import Isa, padded
+from toolchain.export.native.pieces import extents, paddings
+from toolchain.export.native.weights import weighted_footprint
+from toolchain.graph.graph import Graph
+from toolchain.graph.memory import MemoryPlan, plan_native
+from toolchain.graph.operator import WEIGHTED, WINDOWED, Operator
+
+_WINDOW: Final = padded(layout.OPERATOR.size + layout.WINDOW_BODY.size)
+_COPY: Final = padded(layout.OPERATOR.size + layout.COPY_BODY.size)
+_SOFTMAX: Final = padded(layout.OPERATOR.size + layout.SOFTMAX_BODY.size) + 256 * 4
+_TABLE: Final = padded(layout.OPERATOR.size + layout.TABLE_BODY.size) + 256
+
+
+def base_bytes(inputs: int, outputs: int) -> int:
+    """Bytes of a program without operators: its header and the places of its inputs and outputs."""
+    return layout.HEADER.size + padded((inputs + outputs) * layout.OPERAND.size)
+
+
+BASE_BYTES: Final = base_bytes(1, 1)
+
+
+def operator_bytes(op: Operator, isa: Isa = "dsp") -> int:
+    """Bytes that an operator adds to a program: its descriptor, weights, channels and tables.
+
+    A reshape adds nothing: its output shares the place of its input.
+    """
+    if op.kind in WEIGHTED:
+        found = weighted_footprint(op, isa)
+        return _WINDOW + padded(found.weight_bytes) + padded(found.channel_bytes)
+    if op.kind in WINDOWED:
+        return _WINDOW
+    if op.kind in ("add", "mul"):
+        axes = len(extents(*op.inputs)) * layout.EXTENT.size
+        return padded(layout.OPERATOR.size + layout.BINARY_BODY.size + axes)
+    if op.kind == "pad":
+        axes = len(paddings(op)) * layout.PADDING.size
+        return padded(layout.OPERATOR.size + layout.PAD_BODY.size + axes)
+    if op.kind == "concatenation":
+        return _COPY * len(op.inputs)
+    if op.kind == "softmax":
+        return _SOFTMAX
+    return _TABLE if op.kind == "hard_swish" else 0
+
+
+def scratch_bytes(op: Operator, isa: Isa = "dsp") -> int:
+    """Bytes of arena that the operator's kernel needs while it runs, beside its input and output."""
+    return weighted_footprint(op, isa).scratch_bytes if op.kind in WEIGHTED else 0
+
+
+def program_bytes(graph: Graph, isa: Isa = "dsp") -> int:
+    """Bytes of the program that `write_program` makes of an int8 graph, exactly."""
+    operands = 0
+    for node in graph.nodes:
+        constants = [n for n in node.inputs[: len(node.operator.inputs)] if n in graph.constants]
+        operands += sum(padded(graph.constants[n].size) for n in constants)
+        if node.operator.kind == "reshape" and constants:
+            operands += _COPY
+    operators = sum(operator_bytes(op, isa) for op in graph.operators)
+    return base_bytes(len(graph.inputs), len(graph.outputs)) + operators + operands
+
+
+def memory_plan(graph: Graph, isa: Isa = "dsp", *, keep_inputs: bool = False) -> MemoryPlan:
+    """Where activations and scratch memory lie in the arena of a program. For arguments see `write_program`."""
+    scratch = {index: scratch_bytes(node.operator, isa) for index, node in enumerate(graph.nodes)}
+    return plan_native(graph, scratch, keep_inputs=keep_inputs)
+
+
+def arena_bytes(graph: Graph, isa: Isa = "dsp", *, keep_inputs: bool = False) -> int:
+    """Bytes of the arena: what a program's header says, and all the RAM that a run takes beside the firmware's own."""
+    return memory_plan(graph, isa, keep_inputs=keep_inputs).arena_bytes

@@ -1,0 +1,339 @@
+"""Weights of conv2d, depthwise_conv2d and fully_connected as the kernels of firmware/kernels read them.
+
+Which form of a kernel an operator gets, and every size, follows from its shapes alone, so that a cost model can predict
+flash and RAM without weights. The layouts are described where they are read: the first lines of each kernel's file.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolchain.errors import GraphError
+from toolchain.export.native.layout import CHANNEL, LINE, Isa
+from toolchain.graph.operator import WEIGHTED, Operator
+
+Int8Array = NDArray[np.int8]
+Integers = NDArray[np.int64]
+
+# enum bf_kernel of firmware/kernels/kernels.h
+PLAIN: Final = 0
+DSP_COLUMNS: Final = 1
+DSP_PIXEL: Final = 2
+DSP_PLANES: Final = 3
+DSP_3X3: Final = 4
+
+COLUMN_BYTES: Final = 4608  # of scratch that columns may take, where one group of pixels does not need more
+PLANE_BYTES: Final = 4096  # the same for the planes of four channels
+# Of the data cache that constant_lines assumes (8 lines of 16 bytes: STM32F4 ART accelerator): what is read again and
+# is no larger comes from the cache.
+CACHE_BYTES: Final = 128
+# Beyond these a sum takes the 64-bit requantisation: firmware/kernels/requantize.h.
+SUM_LIMIT: Final = 1 << 30
+_LARGEST: Final = (1 << 16) - 1  # fields of struct bf_window are uint16
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a weighted operator takes on a device.
+
+    Attributes:
+        weight_bytes: weights in the kernel's layout, in flash.
+        channel_bytes: bias and requantisation of each output channel, in flash.
+        scratch_bytes: in RAM while the operator runs.
+        constant_lines: 16-byte lines of weights and channels that one run reads from flash; a line that is read again
+            counts again, unless what is read between fits the data cache (CACHE_BYTES).
+        in_place: the output may lie where the input lay.
+    """
+
+    weight_bytes: int
+    channel_bytes: int
+    scratch_bytes: int
+    constant_lines: int
+    in_place: bool = False
+
+
+@dataclass(frozen=True)
+class WeightedLayout:
+    """Constants and fields of struct bf_window that the kernel's form decides.
+
+    Attributes:
+        kernel: enum bf_kernel.
+        weights: in the kernel's layout.
+        channels: one struct bf_channel per output channel.
+        steps, chunk: the form's own fields.
+    """
+
+    kernel: int
+    weights: bytes
+    channels: bytes
+    steps: int
+    chunk: int
+
+
+@dataclass(frozen=True)
+class _Form:
+    """The form of a kernel that an operator gets, from its shapes."""
+
+    kernel: int
+    steps: int
+    chunk: int
+    weight_bytes: int
+    scratch_bytes: int
+    constant_lines: int
+
+
+def weighted_footprint(op: Operator, isa: Isa) -> Footprint:
+    """Flash and RAM of a weighted operator; exact, and the same for all values of its weights.
+
+    Raises:
+        GraphError: not a weighted operator, or a dimension beyond what a program can hold.
+    """
+    form = _form(op, isa)
+    return Footprint(
+        weight_bytes=form.weight_bytes,
+        channel_bytes=CHANNEL.size * op.output[-1],
+        scratch_bytes=form.scratch_bytes,
+        constant_lines=form.constant_lines,
+    )
+
+
+def layout_weighted(
+    op: Operator,
+    weights: Int8Array,
+    bias: NDArray[np.int32],
+    in_zero: int,
+    out_zero: int,
+    multipliers: Integers,
+    shifts: Integers,
+    least: int,
+    greatest: int,
+    isa: Isa,
+) -> WeightedLayout:
+    """Weights, biases and multipliers of a weighted operator as its kernel reads them.
+
+    Args:
+        op: an int8 conv2d, depthwise_conv2d or fully_connected.
+        weights: int8 in TFLite's layout (OHWI, 1HWC, OI), zero points 0.
+        bias: int32 per output channel, on the scale input scale * weight scale.
+        in_zero, out_zero: zero points.
+        multipliers, shifts: of `fixed_point.quantize_multiplier`: one, or one per output channel.
+        least, greatest: clamp of the fused activation, in output steps.
+        isa: the kernels to lay out for.
+
+    Raises:
+        GraphError: not a weighted operator, or a dimension beyond what a program can hold.
+    """
+    del least, greatest  # every form clamps to any range
+    form = _form(op, isa)
+    channels = op.output[-1]
+    rows = _rows(op, np.asarray(weights))
+    table = _channels(
+        rows.reshape(channels, -1).astype(np.int64),
+        np.asarray(bias, np.int64),
+        in_zero,
+        out_zero,
+        np.broadcast_to(np.asarray(multipliers, np.int64), (channels,)),
+        np.broadcast_to(np.asarray(shifts, np.int64), (channels,)),
+    )
+    if form.kernel in (DSP_PLANES, DSP_3X3):  # int16 weights: there is room to double them
+        twice = np.where(table[:, 2] != 0, 2, 1)
+        table[:, 0] *= twice
+        arranged = _arrange_planes(form.kernel, rows.astype(np.int16) * twice[:, None, None].astype(np.int16))
+    else:
+        arranged = _arrange(form.kernel, rows)
+    return WeightedLayout(
+        kernel=form.kernel,
+        weights=arranged,
+        channels=table.astype("<i4").tobytes(),
+        steps=form.steps,
+        chunk=form.chunk,
+    )
+
+
+def _channels(
+    rows: Integers, bias: Integers, in_zero: int, out_zero: int, multipliers: Integers, shifts: Integers
+) -> Integers:
+    """struct bf_channel of each output channel: `rounding` is 0 where the short requantisation would be wrong."""
+    # 256 wraps of an int64 away from any limit: sums of int8 products.
+    folded = (bias - in_zero * rows.sum(axis=1)).astype(np.int32).astype(np.int64)
+    right = -shifts
+    rounding = np.where(right >= 1, (1 << np.maximum(right - 1, 0)) + (out_zero << np.maximum(right, 0)), 0)
+    reach = 128 * np.abs(rows).sum(axis=1) + np.abs(folded)
+    short = (right >= 1) & (reach < SUM_LIMIT) & (np.abs(rounding) < SUM_LIMIT)
+    return np.stack([folded, multipliers, np.where(short, rounding, 0), shifts], axis=1)
+
+
+def _rows(op: Operator, weights: Int8Array) -> Int8Array:
+    """Weights as output channel x kernel rows x taps of a row."""
+    if op.kind == "depthwise_conv2d":
+        return np.ascontiguousarray(weights[0].transpose(2, 0, 1))
+    return weights.reshape(op.output[-1], _window(op)[0], -1)
+
+
+def _window(op: Operator) -> tuple[int, int, int]:
+    """(rows, columns, channels) of the window that a conv2d or fully_connected sees."""
+    if op.kind == "fully_connected":
+        return 1, 1, math.prod(op.inputs[0])
+    return (*op.kernel, op.inputs[0][-1])
+
+
+def _form(op: Operator, isa: Isa) -> _Form:
+    if op.kind not in WEIGHTED:
+        raise GraphError(f"{op.kind} has no weights")
+    channels = op.output[-1]
+    largest = max(*_window(op), *op.kernel, *op.stride, *op.output[1:], *op.inputs[0][1:])
+    if largest > _LARGEST:
+        raise GraphError(
+            f"{op.signature}: a dimension of {largest}, the native runtime takes at most {_LARGEST}",
+            remedy="split the operator, or use the tflm runtime",
+        )
+    if op.kind == "depthwise_conv2d":
+        if isa == "plain":
+            return _plain_depthwise(op)
+        return _planes_3x3(op) if op.kernel == (3, 3) and op.stride == (1, 1) else _planes(op)
+    pixels = math.prod(op.output[1:-1])
+    if isa == "plain":
+        return _plain(op, pixels, channels)
+    return _columns(op, pixels, channels) if pixels >= 4 else _pixel(op, pixels, channels)
+
+
+def _lines(size: int) -> int:
+    return -(-size // LINE)
+
+
+def _steps(op: Operator) -> int:
+    """Pairs of taps in a column: each row of a window is padded to a multiple of 4 taps."""
+    height, width, depth = _window(op)
+    return height * 2 * -(-width * depth // 4)
+
+
+def _columns(op: Operator, pixels: int, channels: int) -> _Form:
+    steps = _steps(op)
+    pairs, block, group_bytes = -(-channels // 2), 4 * steps, 16 * steps
+    groups = max(1, min(pixels // 4, COLUMN_BYTES // group_bytes))
+    # Whole chunks, a chunk of what is left, and one group more where pixels do not fill groups.
+    passes = -(-(pixels // 4) // groups) + (pixels % 4 > 0)
+    reads = passes if block <= CACHE_BYTES else -(-pixels // 4)
+    return _Form(
+        kernel=DSP_COLUMNS,
+        steps=steps,
+        chunk=4 * groups,
+        weight_bytes=pairs * block,
+        scratch_bytes=groups * group_bytes,
+        constant_lines=pairs * (reads * _lines(block) + 2 * passes),
+    )
+
+
+def _pixel(op: Operator, pixels: int, channels: int) -> _Form:
+    steps = _steps(op)
+    weight_bytes = -(-channels // 4) * 8 * steps
+    return _Form(
+        kernel=DSP_PIXEL,
+        steps=steps,
+        chunk=1,
+        weight_bytes=weight_bytes,
+        scratch_bytes=4 * steps,
+        constant_lines=pixels * (_lines(weight_bytes) + channels),
+    )
+
+
+def _planes(op: Operator) -> _Form:
+    _, out_h, out_w, channels = op.output
+    (height, width), (stride_h, stride_w) = op.kernel, op.stride
+    pairs = -(-width // 2)
+    pitch = -(-((out_w - 1) * stride_w + 2 * pairs) // 2) * 2
+    planes = min(4, op.inputs[0][-1])
+    rows = out_h
+    while rows > 1 and 2 * planes * pitch * ((rows - 1) * stride_h + height) > PLANE_BYTES:
+        rows -= 1
+    weight_bytes = 4 * pairs * height
+    bands = -(-out_h // rows)
+    reads = bands if weight_bytes <= CACHE_BYTES else out_h * out_w
+    return _Form(
+        kernel=DSP_PLANES,
+        steps=pairs * height,
+        chunk=rows,
+        weight_bytes=channels * weight_bytes,
+        scratch_bytes=2 * planes * pitch * ((rows - 1) * stride_h + height),
+        constant_lines=channels * (reads * _lines(weight_bytes) + bands),
+    )
+
+
+def _planes_3x3(op: Operator) -> _Form:
+    _, out_h, out_w, channels = op.output
+    planes, columns = min(4, op.inputs[0][-1]), -(-out_w // 2) + 1
+
+    def scratch(rows: int) -> int:
+        return 4 * planes * columns * (-(-rows // 2) * 2 + 2)
+
+    rows = out_h
+    while rows > 2 and scratch(rows) > PLANE_BYTES:
+        rows = (rows - 1) // 2 * 2  # whole blocks, but for the last band
+    bands = -(-out_h // rows)
+    return _Form(
+        kernel=DSP_3X3,
+        steps=0,
+        chunk=rows,
+        weight_bytes=24 * channels,
+        scratch_bytes=scratch(rows),
+        constant_lines=channels * bands * 3,  # 24 bytes of weights and a channel
+    )
+
+
+def _plain(op: Operator, pixels: int, channels: int) -> _Form:
+    taps = math.prod(_window(op))
+    pairs = -(-channels // 2)
+    weight_bytes = channels * taps
+    if op.kind == "fully_connected":
+        return _Form(PLAIN, 1, 1, weight_bytes, 0, _lines(weight_bytes) + channels)
+    ready = op.kernel == op.stride == (1, 1)  # the image itself is the columns
+    chunk = min(pixels, 64 if ready else max(2, COLUMN_BYTES // taps // 2 * 2))
+    passes = -(-pixels // chunk)
+    reads = passes
+    if 2 * taps > CACHE_BYTES:
+        reads = sum(-(-min(chunk, pixels - first) // 2) for first in range(0, pixels, chunk))
+    return _Form(
+        kernel=PLAIN,
+        steps=int(ready),
+        chunk=chunk,
+        weight_bytes=weight_bytes,
+        scratch_bytes=0 if ready else chunk * taps,
+        constant_lines=pairs * (reads * _lines(2 * taps) + 2 * passes),
+    )
+
+
+def _plain_depthwise(op: Operator) -> _Form:
+    channels, taps = op.output[-1], math.prod(op.kernel)
+    reads = 1 if taps <= CACHE_BYTES else math.prod(op.output[1:3])
+    return _Form(PLAIN, 0, 0, channels * taps, 0, channels * (reads * _lines(taps) + 1))
+
+
+def _arrange_planes(kernel: int, rows: NDArray[np.int16]) -> bytes:
+    if kernel == DSP_3X3:
+        return rows[:, :, [0, 1, 1, 2]].astype("<i2").tobytes()
+    channels, height, width = rows.shape
+    wide = np.zeros((channels, height, -(-width // 2) * 2), "<i2")
+    wide[:, :, :width] = rows
+    return wide.tobytes()
+
+
+def _arrange(kernel: int, rows: Int8Array) -> bytes:
+    if kernel == PLAIN:
+        return rows.tobytes()
+    channels, height, width = rows.shape
+    # Rows to multiples of 4 taps, then taps in the order of SXTB16: (0, 2), (1, 3).
+    wide = np.zeros((channels, height, -(-width // 4) * 4), np.int8)
+    wide[:, :, :width] = rows
+    steps = wide.reshape(channels, -1, 2, 2).transpose(0, 1, 3, 2).reshape(channels, -1, 2)
+    if kernel == DSP_COLUMNS:
+        if channels % 2:  # the last one with the one before it, once more; a single one with itself
+            steps = np.concatenate([steps[:-1], steps[-2:] if channels > 1 else steps.repeat(2, axis=0)])
+        return steps.reshape(-1, 2, steps.shape[1], 2).transpose(0, 2, 3, 1).tobytes()
+    filled = np.zeros((-(-channels // 4) * 4, *steps.shape[1:]), np.int8)
+    filled[:channels] = steps
+    return filled.reshape(-1, 2, 2, steps.shape[1], 2).transpose(0, 3, 1, 4, 2).tobytes()
