@@ -77,7 +77,8 @@ def line(values: dict[Operator, float], share: float, way: str) -> None:
     errors = np.array([abs(found[op].value / values[op] - 1) for op in covered])
     seconds = time.perf_counter() - begin
     print(f"  {100 * share:3.0f} % {way}: {count:4} measured, {len(covered):4} predicted "
-          f"({len(left) - len(covered)} of kinds with too few): mean error {100 * errors.mean():4.1f} %, p90 {100 * np.quantile(errors, 0.9):4.1f} %, "
+          f"({len(left) - len(covered)} of kinds with too few): "
+          f"mean error {100 * errors.mean():4.1f} %, p90 {100 * np.quantile(errors, 0.9):4.1f} %, "
           f"within 10 %: {100 * (errors < 0.1).mean():3.0f} %, {seconds:.1f} s")  # fmt: skip
 
 
