@@ -10,8 +10,8 @@ from toolchain.measurement import MEASURED_METRICS, Evidence, Measurement
 
 LATENCY, CYCLES = "latency_us", "cycles"
 MEASURED = frozenset(MEASURED_METRICS.values())
-# A board counts its own cycles: nothing that becomes slow need be noticed, so it takes no reference models.
-_NOISY = ("tflite", "onnx", "pt2")
+# Machines with an operating system: noisy, so they are measured beside an anchor. A board counts its own cycles.
+_MACHINES = ("cpu", "host", "ssh", "cuda")
 
 
 def open_session(url: str, precision: DType = "float32") -> Session:
@@ -36,7 +36,7 @@ def open_session(url: str, precision: DType = "float32") -> Session:
 
 def is_board(url: str) -> bool:
     """A microcontroller, real or virtual."""
-    return url.partition(":")[0] not in ("cpu", "host")
+    return url.partition(":")[0] not in _MACHINES
 
 
 def in_time(cycles: Measurement, target: Described) -> Measurement | None:
