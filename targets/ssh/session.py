@@ -77,6 +77,21 @@ def open_session(
     return session
 
 
+def look(url: str) -> Mapping[str, Any]:
+    """What the agent finds on a board (`targets.ssh.agent.report`); needs no engine there.
+
+    Raises:
+        DeviceError: the board cannot be reached, or has no Python that runs the agent.
+    """
+    address, engine, label = _parse(url)
+    session = SshSession(address, engine, label)
+    try:
+        session.greet()
+        return session.report
+    finally:
+        session.close()
+
+
 def _parse(url: str) -> tuple[Address, str, str]:
     """(address, URL of the engine on the board, name of the target in stacks)."""
     address, options = parse_address(url, ("runtime", "threads", "kernels"))
@@ -129,20 +144,14 @@ class SshSession:
         Raises:
             DeviceError: as `open_session`; or the board's stack is another one than when it was first opened.
         """
-        self._hang_up()
-        self._connection = connect(self.address)
-        self._start()
+        self.greet()
         try:
-            self.report = self._ask(Frame({"ask": "hello"})).head["report"]
             sizes = [len(model) for model in self._models]
             answer = self._ask(
                 Frame({"ask": "open", "url": self._engine, "sizes": sizes}, b"".join(self._models))
             )
         except _Lost as error:
-            raise DeviceError(
-                f"the agent on {self.address.label} ended: {error}",
-                remedy=f"run `boardfit doctor --target ssh://{self.address.label}`",
-            ) from error
+            raise self._agent_ended(error) from error
         stack = Stack.of({**answer.head["stack"], "target": self._label})
         if self.stack.fields and stack != self.stack:
             changed = sorted(k for k, _ in set(stack.fields) ^ set(self.stack.fields))
@@ -151,6 +160,27 @@ class SshSession:
                 remedy="run the command again: what was measured is kept, under the old stack",
             )
         self.stack = stack
+
+    def greet(self) -> None:
+        """Connect and start the agent, which reports what it finds; no engine is needed for that.
+
+        Raises:
+            DeviceError: the board cannot be reached, or has no Python that runs the agent.
+        """
+        self._hang_up()
+        self._connection = connect(self.address)
+        self._start()
+        try:
+            self.report = self._ask(Frame({"ask": "hello"})).head["report"]
+        except _Lost as error:
+            raise self._agent_ended(error) from error
+
+    def _agent_ended(self, why: _Lost) -> DeviceError:
+        return DeviceError(
+            f"the agent on {self.address.label} ended: {why}",
+            remedy=f"`boardfit doctor --target ssh://{self.address.label}` tells more; with --install it gives the "
+            "board an engine",
+        )
 
     def run(self, model: bytes, inputs: Array) -> Array:
         """See `Session.run`. A model travels once, and once more after a connection was lost."""

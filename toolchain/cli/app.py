@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from toolchain.cli import board_commands, lut_commands, show
-from toolchain.cli.console import ProgressDisplay, stdout
+from toolchain.cli.console import ProgressDisplay, print_remote, stdout
 from toolchain.errors import ConfigurationError, InfeasibleError, UsageError
 from toolchain.units import Budget, QuantileBudget, parse_limit
 
@@ -196,11 +196,23 @@ def bench(
 
 
 @app.command()
-def doctor(project: Folder = Path("."), as_json: Json = False) -> None:
-    """Check this machine and this project; every problem comes with the command that mends it."""
+def doctor(
+    project: Folder = Path("."),
+    target: Annotated[
+        str | None, typer.Option(help="Look at this target instead, e.g. ssh://pi@raspberrypi.local.")
+    ] = None,
+    install: Annotated[
+        bool, typer.Option("--install", help="Give a Linux board the engine that it lacks.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Check this machine and this project, or a target; every problem comes with the command that mends it."""
     from toolchain.workflow.doctor import examine
+    from toolchain.workflow.doctor_target import examine_target
 
-    checks = examine(project)
+    if install and not (target or "").startswith("ssh:"):
+        raise UsageError("--install is for Linux boards", remedy="name one: --target ssh://USER@HOST")
+    checks = examine_target(target, install_engine=install, say=print_remote) if target else examine(project)
     show.doctor(checks, as_json)
     if any(check.status == "error" for check in checks):
         raise typer.Exit(code=1)

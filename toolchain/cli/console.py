@@ -104,6 +104,11 @@ def print_table(
     console.print()
 
 
+def print_remote(line: str) -> None:
+    """A line that a program on another machine printed; on stderr, without anything that steers a terminal."""
+    stderr().print("".join(c if c.isprintable() else " " for c in line), markup=False, highlight=False)
+
+
 def print_error(message: str, remedy: str = "") -> None:
     """What happened, and what to do about it: one line each."""
     console = stderr()
