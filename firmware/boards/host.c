@@ -12,6 +12,7 @@
 #include "../protocol/service.h"
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -249,6 +250,7 @@ int main(int count, char **given)
         }
         option[which] = (uint32_t)strtoul(given[i + 1], NULL, 0);
     }
+    signal(SIGPIPE, SIG_IGN); /* the host has gone: board_write sees it */
     board_init();
     pthread_attr_t attributes;
     pthread_t thread;

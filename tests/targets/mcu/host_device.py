@@ -130,7 +130,7 @@ class Device:
 
     def __init__(
         self,
-        over: str = "socket",
+        over: str = "pty",
         there: Faults | None = None,
         back: Faults | None = None,
         program: Path | None = None,
