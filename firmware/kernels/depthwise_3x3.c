@@ -147,7 +147,7 @@ static void run_strip(const struct strip *strip, const struct bf_channel *channe
 #endif
 
 /* `count` bytes as the four bytes of a word. */
-static inline uint32_t load_some(const int8_t *from, uint32_t count)
+static inline __attribute__((always_inline)) uint32_t load_some(const int8_t *from, uint32_t count)
 {
     if (count == 4) {
         return bf_load32(from);
@@ -162,22 +162,45 @@ static inline uint32_t load_some(const int8_t *from, uint32_t count)
     return bytes;
 }
 
-/* Columns 2p and 2p + 1 of `count` channels, `rows` rows, as pairs; columns outside the image have pitch 0. */
-static inline void gather_columns(const int8_t *left, uint32_t left_pitch, const int8_t *right, uint32_t right_pitch,
-                                  uint32_t count, uint32_t rows, uint32_t *to, uint32_t plane)
+/* Two columns of `count` channels as pairs, `rows` words in each plane. */
+static inline __attribute__((always_inline)) void gather_pairs(const int8_t *left, uint32_t left_pitch,
+                                                               const int8_t *right, uint32_t right_pitch, uint32_t count,
+                                                               uint32_t rows, uint32_t *to, uint32_t plane)
 {
-    for (; rows > 0; rows--, left += left_pitch, right += right_pitch, to++) {
+    uint32_t *p0 = to, *p1 = p0 + plane, *p2 = p1 + plane, *p3 = p2 + plane;
+    for (; rows > 0; rows--, left += left_pitch, right += right_pitch) {
         uint32_t a = load_some(left, count), b = load_some(right, count);
-        uint32_t even_a = bf_sxtb16(a), even_b = bf_sxtb16(b), odd_a = bf_sxtb16_ror8(a), odd_b = bf_sxtb16_ror8(b);
-        to[0] = bf_pkhbt_lsl16(even_a, even_b);
+        uint32_t low = bf_pkhbt_lsl16(a, b), high = bf_pkhtb_asr16(b, a); /* bytes a0 a1 b0 b1 and a2 a3 b2 b3 */
+        *p0++ = bf_sxtb16(low);
         if (count > 1) {
-            to[plane] = bf_pkhbt_lsl16(odd_a, odd_b);
+            *p1++ = bf_sxtb16_ror8(low);
         }
         if (count > 2) {
-            to[2 * plane] = bf_pkhtb_asr16(even_b, even_a);
+            *p2++ = bf_sxtb16(high);
         }
         if (count > 3) {
-            to[3 * plane] = bf_pkhtb_asr16(odd_b, odd_a);
+            *p3++ = bf_sxtb16_ror8(high);
+        }
+    }
+}
+
+static void gather_four(const int8_t *left, uint32_t left_pitch, const int8_t *right, uint32_t right_pitch, uint32_t rows,
+                        uint32_t *to, uint32_t plane)
+{
+    gather_pairs(left, left_pitch, right, right_pitch, 4, rows, to, plane);
+}
+
+static void gather_less(const int8_t *left, uint32_t left_pitch, const int8_t *right, uint32_t right_pitch, uint32_t count,
+                        uint32_t rows, uint32_t *to, uint32_t plane)
+{
+    gather_pairs(left, left_pitch, right, right_pitch, count, rows, to, plane);
+}
+
+static void fill_rows(uint32_t pair, uint32_t count, uint32_t rows, uint32_t *to, uint32_t plane)
+{
+    for (; rows > 0; rows--, to++) {
+        for (uint32_t i = 0; i < count; i++) {
+            to[i * plane] = pair;
         }
     }
 }
@@ -186,23 +209,20 @@ static inline void gather_columns(const int8_t *left, uint32_t left_pitch, const
 static void gather(const struct bf_window *op, const int8_t *input, int32_t y, uint32_t count, uint32_t columns,
                    uint32_t height, uint32_t *to)
 {
-    int8_t outside[4];
     uint32_t plane = columns * height, pitch = (uint32_t)op->in_w * op->in_c;
     uint32_t above = y < 0 ? (uint32_t)-y : 0, below = 0;
-    if (above > height) {
-        above = height;
-    }
+    above = above > height ? height : above;
     if (y + (int32_t)height > op->in_h) {
         below = (uint32_t)(y + (int32_t)height - op->in_h);
         below = below > height - above ? height - above : below;
     }
-    for (uint32_t i = 0; i < 4; i++) {
-        outside[i] = op->in_zero;
-    }
+    int8_t outside[4] = {op->in_zero, op->in_zero, op->in_zero, op->in_zero};
+    uint32_t zeros = ((uint32_t)op->in_zero & 0xffffu) | ((uint32_t)op->in_zero << 16);
+    uint32_t inside = height - above - below;
     const int8_t *rows = input + (y + (int32_t)above) * (int32_t)pitch;
     for (uint32_t column = 0; column < columns; column++, to += height) {
         int32_t x = 2 * (int32_t)column - op->pad_left;
-        const int8_t *left = outside, *right = outside;
+        const int8_t *left = outside, *right = outside; /* columns outside the image stay at one place */
         uint32_t left_pitch = 0, right_pitch = 0;
         if (x >= 0 && x < op->in_w) {
             left = rows + x * op->in_c;
@@ -212,14 +232,13 @@ static void gather(const struct bf_window *op, const int8_t *input, int32_t y, u
             right = rows + (x + 1) * op->in_c;
             right_pitch = pitch;
         }
-        uint32_t inside = height - above - below;
-        gather_columns(outside, 0, outside, 0, count, above, to, plane);
+        fill_rows(zeros, count, above, to, plane);
         if (count == 4) {
-            gather_columns(left, left_pitch, right, right_pitch, 4, inside, to + above, plane);
+            gather_four(left, left_pitch, right, right_pitch, inside, to + above, plane);
         } else {
-            gather_columns(left, left_pitch, right, right_pitch, count, inside, to + above, plane);
+            gather_less(left, left_pitch, right, right_pitch, count, inside, to + above, plane);
         }
-        gather_columns(outside, 0, outside, 0, count, below, to + above + inside, plane);
+        fill_rows(zeros, count, below, to + above + inside, plane);
     }
 }
 

@@ -44,6 +44,7 @@ class Core:
 
     Attributes:
         instructions, cycles: of the last run; cycles at zero wait states, Cortex-M4's table.
+        blocks: address and bytes of each block -> how often it ran, cycles.
         code_bytes: function name -> bytes of code.
     """
 
@@ -89,6 +90,7 @@ class Core:
             if part["p_type"] == "PT_LOAD" and part["p_filesz"]:
                 self.machine.mem_write(part["p_vaddr"], part.data())
         self.instructions = self.cycles = 0
+        self.blocks: dict[tuple[int, int], tuple[int, int]] = {}
 
     def run(self, layer: Layer, isa: layout.Isa, x: NDArray[Any], *, count: bool = False) -> Int8Array:
         """Output of the operator; with `count` also instructions and cycles."""
@@ -129,12 +131,15 @@ class Core:
                 self.machine.hook_del(hook)
         assert self.machine.reg_read(arm_const.UC_ARM_REG_PC) == RETURN
         self.instructions = self.cycles = 0
+        self.blocks.clear()
         for (address, size), times in blocks.items():
             if address == RETURN:
                 continue
             cost = block_cost(bytes(self.machine.mem_read(address, size)))
+            cycles = times * cost.cycles + taken.get(address, 0) * cost.taken_cycles
+            self.blocks[(address, size)] = (times, cycles)
             self.instructions += times * cost.instructions
-            self.cycles += times * cost.cycles + taken.get(address, 0) * cost.taken_cycles
+            self.cycles += cycles
         for place, size in zip(places, (*sizes, scratch), strict=True):
             after = bytes(self.machine.mem_read(place + size, 16))
             assert after == b"\xa5" * 16, f"{layer.op.signature}: wrote behind a buffer of {size} bytes"

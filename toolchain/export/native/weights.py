@@ -207,9 +207,13 @@ def _lines(size: int) -> int:
 
 
 def _steps(op: Operator) -> int:
-    """Pairs of taps in a column: each row of a window is padded to a multiple of 4 taps."""
-    height, width, depth = _window(op)
-    return height * 2 * -(-width * depth // 4)
+    """Pairs of taps in a column, which is padded to a multiple of 4 taps."""
+    return 2 * -(-math.prod(_window(op)) // 4)
+
+
+def _stage_bytes(op: Operator, steps: int) -> int:
+    """Bytes of a window that is copied before it is expanded: where channels are not whole words."""
+    return 2 * steps if _window(op)[2] % 4 else 0
 
 
 def _columns(op: Operator, pixels: int, channels: int) -> _Form:
@@ -224,7 +228,7 @@ def _columns(op: Operator, pixels: int, channels: int) -> _Form:
         steps=steps,
         chunk=4 * groups,
         weight_bytes=pairs * block,
-        scratch_bytes=groups * group_bytes,
+        scratch_bytes=groups * group_bytes + _stage_bytes(op, steps),
         constant_lines=pairs * (reads * _lines(block) + 2 * passes),
     )
 
@@ -237,7 +241,7 @@ def _pixel(op: Operator, pixels: int, channels: int) -> _Form:
         steps=steps,
         chunk=1,
         weight_bytes=weight_bytes,
-        scratch_bytes=4 * steps,
+        scratch_bytes=4 * steps + _stage_bytes(op, steps),
         constant_lines=pixels * (_lines(weight_bytes) + channels),
     )
 
@@ -326,9 +330,9 @@ def _arrange(kernel: int, rows: Int8Array) -> bytes:
     if kernel == PLAIN:
         return rows.tobytes()
     channels, height, width = rows.shape
-    # Rows to multiples of 4 taps, then taps in the order of SXTB16: (0, 2), (1, 3).
-    wide = np.zeros((channels, height, -(-width // 4) * 4), np.int8)
-    wide[:, :, :width] = rows
+    # Columns to multiples of 4 taps, then taps in the order of SXTB16: (0, 2), (1, 3).
+    wide = np.zeros((channels, -(-height * width // 4) * 4), np.int8)
+    wide[:, : height * width] = rows.reshape(channels, -1)
     steps = wide.reshape(channels, -1, 2, 2).transpose(0, 1, 3, 2).reshape(channels, -1, 2)
     if kernel == DSP_COLUMNS:
         if channels % 2:  # the last one with the one before it, once more; a single one with itself
