@@ -436,9 +436,12 @@ class VirtualMachine:
         self._hooks.systick_serve()
         saved = [self._engine.reg_read(register) for register in _SAVED]
         back = self._pc
-        self._engine.reg_write(arm_const.UC_ARM_REG_LR, back)
+        # The handler returns to the vector table, where no code is: the engine would run through an address in the
+        # middle of code that it has translated already.
+        end = self.part.flash_address
+        self._engine.reg_write(arm_const.UC_ARM_REG_LR, end | 1)
         handler = int(self._flash[60:64].view(np.uint32)[0])
-        while self._go(self._pc if self._pc != back else handler, until=back & ~1) == Reason.FUEL:
+        while self._go(self._pc if self._pc != back else handler, until=end) == Reason.FUEL:
             state.fuel = _SLICE
         for register, value in zip(_SAVED, saved, strict=True):
             self._engine.reg_write(register, value)
