@@ -233,6 +233,7 @@ void board_init(void)
 
 static void *serve(void *nothing)
 {
+    fputs("ready\n", stderr); /* a test that waits for it need not guess how long a process takes to start */
     bf_service_forever();
     return nothing;
 }
