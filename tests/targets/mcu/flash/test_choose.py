@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from targets.lock import exclusive_port
 from targets.mcu.board import Board, load_board
 from targets.mcu.find import Attached
 from targets.mcu.flash import remedies
@@ -208,6 +209,18 @@ def test_flash_board() -> None:
     assert report.back_end == "virtual"
     with pytest.raises(ConfigurationError, match="2097153 bytes"):
         flash_board(BOARD, make_image(BOARD.flash.bytes + 1), preference="virtual", attached=[])
+
+
+def test_a_board_that_somebody_measures_on_is_not_flashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for port in ("/dev/ttyACM0", "/dev/ttyACM1"):
+        double = replace(L4R5, ports=("/dev/ttyACM0", "/dev/ttyACM1"), drive=str(tmp_path))
+        with exclusive_port(port), pytest.raises(DeviceError, match="is measuring on this machine"):
+            flash_board(BOARD, make_image(), preference="drive", attached=[double])
+    with pytest.raises(DeviceError, match="no ST-LINK drive"):  # nobody does: it goes on, and finds no drive
+        flash_board(BOARD, make_image(), preference="drive", attached=[double])
 
 
 @pytest.mark.parametrize("flasher", FLASHERS, ids=lambda flasher: flasher.name)
