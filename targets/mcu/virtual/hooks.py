@@ -252,13 +252,13 @@ class PythonHooks(Hooks):
             wraps = self._wraps()
             flag = wraps != s.systick_flagged
             s.systick_flagged = wraps
-            return int(s.systick_control) | flag << 16
+            return int(s.systick_control) | int(flag) << 16
         if offset == 0x14:
             return int(s.systick_reload)
         if offset == 0x18:
             return int(s.systick_reload) - self._elapsed() % (int(s.systick_reload) + 1)
         if offset == 0xD04:
-            return (self._wraps() > s.systick_served and bool(s.systick_control & 2)) << 26
+            return int(self._wraps() > s.systick_served and s.systick_control & 2 != 0) << 26
         return int(s.demcr) if offset == 0xDFC else 0
 
     def scs_write(self, engine: object, offset: int, size: int, value: int, user: object) -> None:

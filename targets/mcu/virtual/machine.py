@@ -220,6 +220,7 @@ class VirtualMachine:
     def reset(self) -> None:
         """Press the reset button: peripherals start anew, RAM and flash keep what they hold, counts go on."""
         self._failure = None
+        self._exception = 0
         self._restart()
 
     # ---- construction ------------------------------------------------------------------------------------------
@@ -368,11 +369,11 @@ class VirtualMachine:
 
     def _run(self, waits: int, wanted: int) -> None:
         """Until `wanted` bytes are there, or the firmware polled an empty line `waits` times."""
-        if self._failure is not None:
-            raise self._failure
         state = self._state
         if state.tx_count >= wanted:
             return
+        if self._failure is not None:
+            raise self._failure
         state.waits, state.tx_wanted = waits, wanted
         left = self._budget
         end = self._clock() + self._wall_limit_s
@@ -421,7 +422,7 @@ class VirtualMachine:
             self._failure = DeviceError(
                 f"the firmware runs what is no code at {self.image.where(self._pc & ~1)}: {self._broken}"
             )
-        if self._failure is not None:
+        if self._failure is not None and reason != Reason.OUTPUT:  # what was sent before comes first
             raise self._failure
         return reason
 
