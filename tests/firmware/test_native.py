@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import firmware
+from firmware import source_folder
 from tests.firmware.native import NativeHost, check_graph
 from tests.random_graphs import int8_graphs, int8_operators, random_inputs
 from toolchain.export.native import layout
@@ -27,7 +27,7 @@ from toolchain.graph.operator import KINDS, WEIGHTED
 from toolchain.graph.tflite_reader import read_tflite
 
 ISAS: tuple[Isa, ...] = get_args(Isa)
-FIRMWARE = Path(firmware.__file__).parent
+FIRMWARE = source_folder()
 SCALE = Quantization.per_tensor(0.05, 3)
 # Enough of hypothesis for a kind in a second or two; the slow tests take many more.
 QUIET = {

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-import firmware
+from firmware import source_folder
 from toolchain.export.native import layout
 from toolchain.export.native.layout import Isa
 from toolchain.export.native.reader import ProgramInfo, ProgramOperator, read_program
@@ -25,7 +25,7 @@ from toolchain.files import write_atomic
 from toolchain.graph.graph import Graph
 from toolchain.graph.integer_reference import run_int8_all
 
-_SOURCES: Final = Path(firmware.__file__).parent
+_SOURCES: Final = source_folder()
 _SEED: Final = 1  # of the sample
 
 # kind -> struct of its descriptor, function, and its arguments behind the descriptor
