@@ -62,7 +62,9 @@ def measure(name: str, target: str, networks: int) -> dict[str, float]:
         start = time.monotonic()
         outcome = profile(project)
         seconds = time.monotonic() - start
-        costs = open_costs(project, [])
+        for signature, reason in outcome.failures:
+            print(f"  failed: {signature}: {reason}")
+        costs = open_costs(project, ["cycles"])
         with Lut.open(project.lut_path, read_only=True) as lut:
             rows = {n.name: m for n, m in lut.networks(outcome.stack, costs.metric) if isinstance(n, Network)}
     architectures = [a for a in calibration_networks(project, networks) if project.space.encode(a) in rows]

@@ -120,10 +120,11 @@ static int sizes_of_form(const struct bf_window *op, uint32_t *weights, uint32_t
         *scratch = sum(times(4, steps), stage);
         return op->steps == steps;
     case BF_KERNEL_DSP_PLANES: {
-        uint32_t pitch = ((op->out_w - 1u) * op->stride_w + 2 * pairs + 1) & ~1u;
-        *weights = times(times(4 * pairs, op->kernel_h), op->out_c);
-        *scratch = times(times(2 * planes, pitch), (op->chunk - 1u) * op->stride_h + op->kernel_h);
-        return 1;
+        uint32_t columns = (times(op->out_w - 1u, op->stride_w) + op->kernel_w + 1u) / 2;
+        uint32_t words = times(op->kernel_h, pairs + (op->stride_w % 2 ? op->kernel_w / 2u + 1 : 0));
+        *weights = times(times(4, words), op->out_c);
+        *scratch = times(times(4 * planes, columns), times(op->chunk - 1u, op->stride_h) + op->kernel_h);
+        return op->steps == words;
     }
     case BF_KERNEL_DSP_3X3:
         *weights = 24u * op->out_c;
