@@ -71,6 +71,14 @@ def test_copied(drive: Path) -> None:
     assert steps == [(0, len(IMAGE), "copy"), (len(IMAGE), len(IMAGE), "copy")]
 
 
+def test_the_copy_goes_through_to_the_device(drive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would sit in this machine's memory when the drive is pulled out, and nobody would know."""
+    sizes: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: sizes.append(os.fstat(handle).st_size))
+    flasher(settle_s=0.05).flash(BOARD, IMAGE, address=FLASH, probe=str(drive))
+    assert sizes == [len(IMAGE)]
+
+
 @pytest.mark.parametrize("remounts", [True, False])
 def test_fail_txt(drive: Path, remounts: bool) -> None:
     steps = remount(drive, fail=REFUSED) if remounts else (lambda: (drive / "FAIL.TXT").write_text(REFUSED),)
