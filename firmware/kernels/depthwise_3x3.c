@@ -63,7 +63,11 @@ static void run_strip_plain(const struct strip *s, const struct bf_channel *chan
 #define LOWER(w01, w12) ROW_PART(r12, r14, w01, w12)
 #define HIGH_PART(y) "smmlar " #y ", " #y ", r10, r11\n"
 /* With its sign term, which comes before the product because no register is left behind it. */
+#if BF_MUTATE == 1
+#define SIGNED_HIGH_PART(y) HIGH_PART(y)
+#else
 #define SIGNED_HIGH_PART(y) "vmov r11, s10\n" "add r11, r11, " #y ", asr #31\n" HIGH_PART(y)
+#endif
 #define NARROW(y) "asr " #y ", " #y ", r10\n" "ssat " #y ", #8, " #y "\n"
 #define RUN_STRIP(name, high_part)                                                                             \
     __attribute__((naked, noinline)) static void name(__attribute__((unused)) const struct strip *strip)       \
@@ -131,10 +135,8 @@ static void run_strip(const struct strip *strip, const struct bf_channel *channe
 {
     if (channel->rounding == 0) {
         run_strip_plain(strip, channel, out_zero);
-#if BF_MUTATE != 1
     } else if (out_zero != -128) {
         run_strip_signed(strip);
-#endif
     } else {
         run_strip_unsigned(strip); /* negative sums saturate to -128 whatever their rounding */
     }

@@ -28,7 +28,7 @@ SCRIPT: Final = """
 ENTRY(bf_conv2d)
 SECTIONS {
   . = 0x08000000;
-  .text : { *(.text*) *(.rodata*) *(.data*) }
+  .text : { KEEP(*(.text*)) *(.rodata*) *(.data*) }
   /DISCARD/ : { *(.ARM.*) *(.note*) }
 }
 """
@@ -56,23 +56,12 @@ class Core:
         script, binary = folder / "kernels.ld", folder / f"{compiler}.elf"
         script.write_text(SCRIPT)
         cc = (*tool.command, "cc") if tool.kind == "zig" and tool.command[-1] != "cc" else tool.command
-        objects = []
-        for source in (*SOURCES, KERNELS.parent / "boards" / "memory.c"):
-            target = folder / f"{compiler}_{source.stem}.o"
-            flags = (
-                *tool.flags(facts),
-                "-std=c11",
-                level,
-                "-Wall",
-                "-Wextra",
-                "-Werror",
-                "-ffunction-sections",
-            )
-            done = run_tool((*cc, *flags, *options, "-c", str(source), "-o", str(target)))
-            assert done.returncode == 0, done.stderr
-            objects.append(str(target))
-        link = (*cc, *tool.flags(facts), "-nostdlib", f"-Wl,-T,{script}", *objects)
-        done = run_tool((*link, *(["-lgcc"] if tool.kind == "gcc" else []), "-o", str(binary)))
+        warnings = ("-std=c11", level, "-g", "-Wall", "-Wextra", "-Werror", "-ffunction-sections")
+        sources = map(str, (*SOURCES, KERNELS.parent / "boards" / "memory.c"))
+        done = run_tool(
+            (*cc, *tool.flags(facts), *warnings, *options, *sources, f"-Wl,-T,{script}", *tool.link_flags())
+            + ("-o", str(binary))
+        )
         assert done.returncode == 0, done.stderr
         elf = ELFFile(io.BytesIO(binary.read_bytes()))
         self.symbols: dict[str, int] = {}
@@ -87,7 +76,7 @@ class Core:
         self.machine.mem_map(DATA, SIZE)
         self.machine.mem_map(STACK, 1 << 14)
         for part in elf.iter_segments():
-            if part["p_type"] == "PT_LOAD" and part["p_filesz"]:
+            if part["p_type"] == "PT_LOAD" and CODE <= part["p_vaddr"] < RETURN:  # lld loads the headers as well
                 self.machine.mem_write(part["p_vaddr"], part.data())
         self.instructions = self.cycles = 0
         self.blocks: dict[tuple[int, int], tuple[int, int]] = {}
