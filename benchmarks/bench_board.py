@@ -2,8 +2,9 @@
 
     python benchmarks/bench_board.py [--target virtual:nucleo-l4r5zi] [--networks 50] [--space NAME|all] [--json FILE]
 
-Measures every operator of a space alone, and random whole networks of it; prices the networks from the table (sum of the
-operators' own cycles plus the runtime's measured constant; bytes arc by arc), and compares with what the board counted.
+Measures every operator of a space alone, and random whole networks of it; prices the networks from the table (sum of
+the operators' own cycles plus the runtime's measured constant; bytes arc by arc), and compares with what the board
+counted.
 Nothing is fitted. On a virtual board no hardware is used: cycles are those of its timing model.
 """
 
