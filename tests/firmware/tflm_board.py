@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,17 @@ def library_or_skip() -> tflm.TflmLibrary:
 class TflmBoard:
     """The board with its firmware running. `machine` is the emulator's, for looking inside."""
 
-    def __init__(self, library: tflm.TflmLibrary, cache: Path) -> None:
+    def __init__(self, library: tflm.TflmLibrary, cache: Path | None = None, *, core: bool = False) -> None:
+        """With `core`, ticks are core cycles at zero wait states instead of the board's."""
         from targets.mcu.virtual.machine import VirtualMachine
         from targets.mcu.virtual.part import part_of
         from targets.mcu.virtual.protocol_virtual import VirtualSerial
 
         self.firmware: Firmware = build_firmware(BOARD, runtime="tflm", library=library, cache=cache)
-        self.machine = VirtualMachine(part_of(load_board(BOARD)), self.firmware.elf)
+        part = part_of(load_board(BOARD))
+        if core and part.model is not None:
+            part = replace(part, model=replace(part.model, k=1.0, a=0.0))
+        self.machine = VirtualMachine(part, self.firmware.elf)
         url = f"virtual:{BOARD}"
         self.link = BoardLink(SerialPort(url, VirtualSerial(url, machine=self.machine, timeout=0.02)))
 
