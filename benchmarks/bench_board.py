@@ -2,8 +2,9 @@
 
     python benchmarks/bench_board.py [--target virtual:nucleo-l4r5zi] [--networks 50] [--space NAME|all] [--json FILE]
 
-Measures every operator of a space alone, and random whole networks of it; prices the networks from the table (sum of the
-operators' own cycles plus the runtime's measured constant; bytes arc by arc), and compares with what the board counted.
+Measures every operator of a space alone, and random whole networks of it; prices the networks from the table (sum of
+the operators' own cycles plus the runtime's measured constant; bytes arc by arc), and compares with what the board
+counted.
 Nothing is fitted. On a virtual board no hardware is used: cycles are those of its timing model.
 """
 
@@ -62,7 +63,9 @@ def measure(name: str, target: str, networks: int) -> dict[str, float]:
         start = time.monotonic()
         outcome = profile(project)
         seconds = time.monotonic() - start
-        costs = open_costs(project, [])
+        for signature, reason in outcome.failures:
+            print(f"  failed: {signature}: {reason}")
+        costs = open_costs(project, ["cycles"])
         with Lut.open(project.lut_path, read_only=True) as lut:
             rows = {n.name: m for n, m in lut.networks(outcome.stack, costs.metric) if isinstance(n, Network)}
     architectures = [a for a in calibration_networks(project, networks) if project.space.encode(a) in rows]

@@ -2,6 +2,7 @@
 
 Estimated: an emulator runs the compiled kernels and counts by the core's instruction table at zero wait states
 (targets/mcu/virtual/cycles.py); no hardware is used. Every output is compared with the integer reference.
+The column tflm is the same layer in a user's TensorFlow Lite Micro (docs/tflm-runtime.md), where one is named.
 Usage: python benchmarks/bench_kernels.py [gcc|zig ...]
 """
 
@@ -14,10 +15,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from profilers.single import operator_inputs, operator_model
+from targets.mcu.tflm import find_library
+from tests.firmware.tflm_board import TflmBoard, differing
 from tests.firmware.weighted import layer_of
 from tests.firmware.weighted_core import Core
 from toolchain.export.native.layout import Isa
 from toolchain.export.native.weights import weighted_footprint
+from toolchain.export.tflite_writer import write_tflite
 from toolchain.graph import Operator
 from toolchain.graph.integer_reference import run_int8
 
@@ -58,10 +62,17 @@ def main(compilers: list[str], isa: Isa = "dsp") -> None:
         cores = {name: Core(Path(folder), name) for name in compilers}
         for name, core in cores.items():
             print(
-                f"{name}: {core.name} -O2, code {sum(core.code_bytes.values())} B; core cycles at 0 wait states (estimated)"
+                f"{name}: {core.name} -O2, code {sum(core.code_bytes.values())} B; "
+                "core cycles at 0 wait states (estimated)"
             )
+        library = find_library({})
+        peer = TflmBoard(library, core=True) if library else None
+        if peer:
+            print(f"tflm: {peer.link.board.engine_version}, as its makefile compiles it")
+        columns = [*cores, *(["tflm"] if peer else [])]
         print(
-            f"{'layer':72} {'MAC':>9} {'scratch B':>9}", *(f"{n + ' cyc':>10} {'cyc/MAC':>8}" for n in cores)
+            f"{'layer':72} {'MAC':>9} {'scratch B':>9}",
+            *(f"{n + ' cyc':>10} {'cyc/MAC':>8}" for n in columns),
         )
         for network, signatures in LAYERS.items():
             print(network)
@@ -77,6 +88,12 @@ def main(compilers: list[str], isa: Isa = "dsp") -> None:
                     if (got != expected).any():
                         raise SystemExit(f"{signature}: differs from the reference")
                     words.append(f"{core.cycles:>10} {core.cycles / op.macs:>8.3f}")
+                if peer:
+                    model = write_tflite(graph)
+                    (ticks,) = peer.time(model)[2]
+                    words.append(f"{ticks:>10} {ticks / op.macs:>8.3f}")
+                    count, largest = differing(peer, model, expected, x)
+                    words += [f"{count} outputs differ by up to {largest}"] if count else []
                 print(f"{signature:72} {op.macs:>9} {weighted_footprint(op, isa).scratch_bytes:>9}", *words)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from toolchain.errors import DeviceError
@@ -71,6 +72,20 @@ def exclusive(
         yield path
     finally:
         os.close(handle)  # ends the lock; the file stays, since removing it would race with another holder
+
+
+def exclusive_port(port: str, cache: Path | None = None) -> AbstractContextManager[Path]:
+    """Hold a board's lock by the port that it is on: while one measures, another must not flash it.
+
+    Args:
+        port: a device or a URL.
+        cache: folder of locks; by default the user's cache folder.
+
+    Raises:
+        DeviceError: see `exclusive`.
+    """
+    name = re.sub(r"[^A-Za-z0-9]+", "-", port).strip("-")
+    return exclusive((cache or cache_folder()) / "ports" / name)
 
 
 def _holder(path: Path) -> str:

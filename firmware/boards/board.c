@@ -87,9 +87,12 @@ static uint32_t stack_pointer(void)
     return sp;
 }
 
+/* Compilers read the stack pointer before they save registers below it, so the last bytes stay unpainted. */
+#define OWN_FRAME 64u
+
 void board_stack_paint(void)
 {
-    uint32_t end = stack_pointer();
+    uint32_t end = stack_pointer() - OWN_FRAME;
     for (uint32_t at = address(bf_stack_limit); at < end; at += 4)
         *reg(at) = PAINT;
 }

@@ -12,6 +12,7 @@
 #include "../protocol/service.h"
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -232,6 +233,7 @@ void board_init(void)
 
 static void *serve(void *nothing)
 {
+    fputs("ready\n", stderr); /* a test that waits for it need not guess how long a process takes to start */
     bf_service_forever();
     return nothing;
 }
@@ -249,6 +251,7 @@ int main(int count, char **given)
         }
         option[which] = (uint32_t)strtoul(given[i + 1], NULL, 0);
     }
+    signal(SIGPIPE, SIG_IGN); /* the host has gone: board_write sees it */
     board_init();
     pthread_attr_t attributes;
     pthread_t thread;

@@ -66,13 +66,15 @@ static uint32_t unlock(void)
     return 0;
 }
 
-static void lock(void)
+/* Ends an operation. Some errors show only when it ends. */
+static uint32_t lock(uint32_t status)
 {
     *reg(FLASH_CR) = CR_LOCK;
     /* The data cache does not see what was written. It may be reset only while it is off. */
     set_field(FLASH_ACR, ACR_DCEN, 0);
     set_bits(FLASH_ACR, ACR_DCRST);
     set_field(FLASH_ACR, ACR_DCRST | ACR_DCEN, ACR_DCEN);
+    return status ? status : *reg(FLASH_SR) & SR_ERRORS;
 }
 
 /* Sectors are 4 x 16, 64, then all 128 KiB; a slot has only those of 128 KiB, so number 5 starts at 128 KiB. */
@@ -85,8 +87,7 @@ uint32_t flash_erase(uint32_t address, uint32_t bytes)
         set_bits(FLASH_CR, CR_STRT);
         status = done();
     }
-    lock();
-    return status;
+    return lock(status);
 }
 
 uint32_t flash_program(uint32_t address, const uint8_t *data, uint32_t bytes)
@@ -98,6 +99,5 @@ uint32_t flash_program(uint32_t address, const uint8_t *data, uint32_t bytes)
         *reg(address + at) = read_word(data + at);
         status = done();
     }
-    lock();
-    return status;
+    return lock(status);
 }

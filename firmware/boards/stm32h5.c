@@ -65,10 +65,12 @@ static uint32_t unlock(void)
     return 0;
 }
 
-static void lock(void)
+/* Ends an operation. Some errors show only when it ends. */
+static uint32_t lock(uint32_t status)
 {
     *reg(FLASH_NSCR) = CR_LOCK;
     set_bits(ICACHE_CR, 1u);
+    return status ? status : *reg(FLASH_NSSR) & SR_ERRORS;
 }
 
 uint32_t flash_erase(uint32_t address, uint32_t bytes)
@@ -82,8 +84,7 @@ uint32_t flash_erase(uint32_t address, uint32_t bytes)
         set_bits(FLASH_NSCR, CR_START);
         status = done();
     }
-    lock();
-    return status;
+    return lock(status);
 }
 
 uint32_t flash_program(uint32_t address, const uint8_t *data, uint32_t bytes)
@@ -96,6 +97,5 @@ uint32_t flash_program(uint32_t address, const uint8_t *data, uint32_t bytes)
             *reg(address + at + word) = read_word(data + at + word);
         status = done();
     }
-    lock();
-    return status;
+    return lock(status);
 }

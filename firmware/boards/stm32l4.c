@@ -93,13 +93,15 @@ static uint32_t unlock(void)
     return 0;
 }
 
-static void lock(void)
+/* Ends an operation. Some errors show only when it ends. */
+static uint32_t lock(uint32_t status)
 {
     *reg(FLASH_CR) = CR_LOCK;
     /* The caches do not see what was written. They may be reset only while they are off. */
     set_field(FLASH_ACR, ACR_CACHES, 0);
     set_bits(FLASH_ACR, ACR_RESETS);
     set_field(FLASH_ACR, ACR_RESETS | ACR_CACHES, ACR_CACHES);
+    return status ? status : *reg(FLASH_SR) & SR_ERRORS;
 }
 
 static uint32_t erase_page(uint32_t page)
@@ -129,8 +131,7 @@ uint32_t flash_erase(uint32_t address, uint32_t bytes)
 #endif
         status = erase_page(offset / BF_FLASH_PAGE_BYTES);
     }
-    lock();
-    return status;
+    return lock(status);
 }
 
 uint32_t flash_program(uint32_t address, const uint8_t *data, uint32_t bytes)
@@ -145,6 +146,5 @@ uint32_t flash_program(uint32_t address, const uint8_t *data, uint32_t bytes)
         *reg(address + at + 4) = high;
         status = done();
     }
-    lock();
-    return status;
+    return lock(status);
 }

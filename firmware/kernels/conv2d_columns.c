@@ -211,6 +211,7 @@ void bf_conv2d_columns(const struct bf_window *op, const uint8_t *program, const
     b.steps = op->steps;
     b.steps_to_skip = -b.steps & 7;
     b.out_c = op->out_c;
+    int8_t *stage = (int8_t *)((uint32_t *)scratch + op->chunk * b.steps);
     for (uint32_t first = 0; first < pixels;) {
         uint32_t count = pixels - first < op->chunk ? pixels - first : op->chunk;
         if (count < 4) {
@@ -222,7 +223,7 @@ void bf_conv2d_columns(const struct bf_window *op, const uint8_t *program, const
         int32_t y = (int32_t)(row * op->stride_h) - op->pad_top, x = (int32_t)(at * op->stride_w) - op->pad_left;
         uint32_t *column = scratch;
         for (uint32_t i = 0; i < count; i++) {
-            bf_pack_window(op, input, y, x, column, 4);
+            bf_pack_window(op, input, y, x, column, 4, stage);
             column += (i & 3) == 3 ? 4 * b.steps - 3 : 1;
             x += op->stride_w;
             if (++at == op->out_w) {

@@ -9,7 +9,7 @@
  * Where width or height is odd, the last block's second column or row is written to the same place before the first.
  * Weights are int16, [channel][row][w0, w1, w1, w2]; where the short requantisation holds, weights and bias are doubled,
  * which saves it a shift. */
-#include "columns.h"
+#include "planes.h"
 #include "requantize.h"
 
 #if BF_WITH_DSP
@@ -63,7 +63,11 @@ static void run_strip_plain(const struct strip *s, const struct bf_channel *chan
 #define LOWER(w01, w12) ROW_PART(r12, r14, w01, w12)
 #define HIGH_PART(y) "smmlar " #y ", " #y ", r10, r11\n"
 /* With its sign term, which comes before the product because no register is left behind it. */
+#if BF_MUTATE == 1
+#define SIGNED_HIGH_PART(y) HIGH_PART(y)
+#else
 #define SIGNED_HIGH_PART(y) "vmov r11, s10\n" "add r11, r11, " #y ", asr #31\n" HIGH_PART(y)
+#endif
 #define NARROW(y) "asr " #y ", " #y ", r10\n" "ssat " #y ", #8, " #y "\n"
 #define RUN_STRIP(name, high_part)                                                                             \
     __attribute__((naked, noinline)) static void name(__attribute__((unused)) const struct strip *strip)       \
@@ -131,10 +135,8 @@ static void run_strip(const struct strip *strip, const struct bf_channel *channe
 {
     if (channel->rounding == 0) {
         run_strip_plain(strip, channel, out_zero);
-#if BF_MUTATE != 1
     } else if (out_zero != -128) {
         run_strip_signed(strip);
-#endif
     } else {
         run_strip_unsigned(strip); /* negative sums saturate to -128 whatever their rounding */
     }
@@ -145,83 +147,6 @@ static void run_strip(const struct strip *strip, const struct bf_channel *channe
     run_strip_plain(strip, channel, out_zero);
 }
 #endif
-
-/* `count` bytes as the four bytes of a word. */
-static inline uint32_t load_some(const int8_t *from, uint32_t count)
-{
-    if (count == 4) {
-        return bf_load32(from);
-    }
-    uint32_t bytes = (uint8_t)from[0];
-    if (count > 1) {
-        bytes |= (uint32_t)(uint8_t)from[1] << 8;
-    }
-    if (count > 2) {
-        bytes |= (uint32_t)(uint8_t)from[2] << 16;
-    }
-    return bytes;
-}
-
-/* Columns 2p and 2p + 1 of `count` channels, `rows` rows, as pairs; columns outside the image have pitch 0. */
-static inline void gather_columns(const int8_t *left, uint32_t left_pitch, const int8_t *right, uint32_t right_pitch,
-                                  uint32_t count, uint32_t rows, uint32_t *to, uint32_t plane)
-{
-    for (; rows > 0; rows--, left += left_pitch, right += right_pitch, to++) {
-        uint32_t a = load_some(left, count), b = load_some(right, count);
-        uint32_t even_a = bf_sxtb16(a), even_b = bf_sxtb16(b), odd_a = bf_sxtb16_ror8(a), odd_b = bf_sxtb16_ror8(b);
-        to[0] = bf_pkhbt_lsl16(even_a, even_b);
-        if (count > 1) {
-            to[plane] = bf_pkhbt_lsl16(odd_a, odd_b);
-        }
-        if (count > 2) {
-            to[2 * plane] = bf_pkhtb_asr16(even_b, even_a);
-        }
-        if (count > 3) {
-            to[3 * plane] = bf_pkhtb_asr16(odd_b, odd_a);
-        }
-    }
-}
-
-/* Rows from y on, `height` of them, of `count` channels into planes of `columns` columns of `height` words. */
-static void gather(const struct bf_window *op, const int8_t *input, int32_t y, uint32_t count, uint32_t columns,
-                   uint32_t height, uint32_t *to)
-{
-    int8_t outside[4];
-    uint32_t plane = columns * height, pitch = (uint32_t)op->in_w * op->in_c;
-    uint32_t above = y < 0 ? (uint32_t)-y : 0, below = 0;
-    if (above > height) {
-        above = height;
-    }
-    if (y + (int32_t)height > op->in_h) {
-        below = (uint32_t)(y + (int32_t)height - op->in_h);
-        below = below > height - above ? height - above : below;
-    }
-    for (uint32_t i = 0; i < 4; i++) {
-        outside[i] = op->in_zero;
-    }
-    const int8_t *rows = input + (y + (int32_t)above) * (int32_t)pitch;
-    for (uint32_t column = 0; column < columns; column++, to += height) {
-        int32_t x = 2 * (int32_t)column - op->pad_left;
-        const int8_t *left = outside, *right = outside;
-        uint32_t left_pitch = 0, right_pitch = 0;
-        if (x >= 0 && x < op->in_w) {
-            left = rows + x * op->in_c;
-            left_pitch = pitch;
-        }
-        if (x + 1 >= 0 && x + 1 < op->in_w) {
-            right = rows + (x + 1) * op->in_c;
-            right_pitch = pitch;
-        }
-        uint32_t inside = height - above - below;
-        gather_columns(outside, 0, outside, 0, count, above, to, plane);
-        if (count == 4) {
-            gather_columns(left, left_pitch, right, right_pitch, 4, inside, to + above, plane);
-        } else {
-            gather_columns(left, left_pitch, right, right_pitch, count, inside, to + above, plane);
-        }
-        gather_columns(outside, 0, outside, 0, count, below, to + above + inside, plane);
-    }
-}
 
 /* All outputs of one channel in a band of `rows` rows; even part, last column, last row, corner. */
 static void run_channel(const struct bf_window *op, struct strip strip, uint32_t rows, const struct bf_channel *channel)
@@ -260,7 +185,7 @@ void bf_depthwise_3x3(const struct bf_window *op, const uint8_t *program, const 
         uint32_t height = ((rows + 1) & ~1u) + 2;
         for (uint32_t in_c = 0; in_c < op->in_c; in_c += 4) {
             uint32_t count = op->in_c - in_c < 4 ? op->in_c - in_c : 4;
-            gather(op, input + in_c, (int32_t)first - op->pad_top, count, columns, height, scratch);
+            bf_gather(op, input + in_c, (int32_t)first - op->pad_top, count, columns, height, scratch);
             uint32_t c = in_c * copies;
             for (uint32_t j = 0; j < count; j++) {
                 for (uint32_t copy = 0; copy < copies; copy++, c++) {

@@ -1,96 +1,82 @@
-/* depthwise_conv2d with the DSP extension. Four channels at a time are gathered into int16 planes with the zero point
- * around them; then each plane is a small image of its own, whose neighbours in a row meet two weights in one SMLAD.
- * `chunk` output rows are done at a time, which bounds the planes.
+/* depthwise_conv2d with the DSP extension, any window and stride. Four channels at a time are gathered into planes
+ * (planes.h), `chunk` output rows at a time, which bounds the planes. A window meets, for each of its pairs of columns,
+ * kernel_h words that follow each other; four outputs at a time share the loads of the weights.
  *
- * Weights are int16, [channel][row][pairs of columns]; an odd last column is paired with a zero. Where the short
- * requantisation holds, weights and bias are doubled, which saves it a shift. */
-#include "columns.h"
+ * Weights are int16, [channel][phase][pair][row]: phase 0 for windows that start at the first column of a pair, (w0, w1),
+ * (w2, w3)...; phase 1, only where stride_w is odd, for the others: (0, w0), (w1, w2)... Where the short requantisation
+ * holds, weights and bias are doubled, which saves it a shift. */
+#include "planes.h"
 #include "requantize.h"
 
 #if BF_WITH_DSP
 
-struct planes {
-    int16_t *data;
-    uint32_t pitch;  /* of a row, in elements; even */
-    uint32_t size;   /* of a plane, in elements */
-    uint32_t height; /* rows in use */
+/* A channel's plane and what its outputs need. */
+struct plane {
+    const uint32_t *data;
+    uint32_t height; /* words in a column */
+    uint32_t kernel_h;
+    const struct bf_channel *channel;
+    int32_t out_zero;
 };
 
-/* Rows from y on of `count` channels; rows and columns outside the image take the zero point. */
-static void gather(const struct bf_window *op, const int8_t *input, int32_t y, uint32_t count, const struct planes *to)
+/* `count` (1 or 4) outputs whose windows are `distance` words apart and whose results `out_step` bytes. */
+static void run_windows(const struct plane *plane, const uint32_t *window, uint32_t distance, const uint32_t *weights,
+                        uint32_t pairs, uint32_t count, int8_t *output, uint32_t out_step)
 {
-    int32_t zero = op->in_zero;
-    for (uint32_t row = 0; row < to->height; row++, y++) {
-        int16_t *plane = to->data + row * to->pitch;
-        uint32_t at = 0;
-        if (y >= 0 && y < op->in_h) {
-            const int8_t *from = input + (uint32_t)y * op->in_w * op->in_c;
-            for (; at < op->pad_left; at++) {
-                for (uint32_t j = 0; j < count; j++) {
-                    plane[j * to->size + at] = (int16_t)zero;
-                }
-            }
-            uint32_t end = at + op->in_w;
-            end = end < to->pitch ? end : to->pitch;
-            if (count == 4) {
-                int16_t *p0 = plane, *p1 = p0 + to->size, *p2 = p1 + to->size, *p3 = p2 + to->size;
-                for (; at < end; at++, from += op->in_c) {
-                    uint32_t bytes = bf_load32(from), even = bf_sxtb16(bytes), odd = bf_sxtb16_ror8(bytes);
-                    p0[at] = (int16_t)even;
-                    p1[at] = (int16_t)odd;
-                    p2[at] = (int16_t)(even >> 16);
-                    p3[at] = (int16_t)(odd >> 16);
-                }
-            }
-            for (; at < end; at++, from += op->in_c) {
-                for (uint32_t j = 0; j < count; j++) {
-                    plane[j * to->size + at] = from[j];
-                }
-            }
-        }
-        for (; at < to->pitch; at++) {
-            for (uint32_t j = 0; j < count; j++) {
-                plane[j * to->size + at] = (int16_t)zero;
-            }
-        }
+    const struct bf_channel *channel = plane->channel;
+    int32_t s0 = channel->bias, s1 = s0, s2 = s0, s3 = s0;
+    uint32_t height = plane->height, kernel_h = plane->kernel_h;
+    for (; pairs > 0; pairs--, window += height) {
+        const uint32_t *p0 = window, *p1 = p0 + distance, *p2 = p1 + distance, *p3 = p2 + distance;
+        const uint32_t *end = weights + kernel_h;
+        do {
+            uint32_t w = *weights++;
+            s0 = bf_smlad(*p0++, w, s0);
+            s1 = bf_smlad(*p1++, w, s1);
+            s2 = bf_smlad(*p2++, w, s2);
+            s3 = bf_smlad(*p3++, w, s3);
+        } while (weights != end);
+    }
+    int32_t sums[4] = {s0, s1, s2, s3};
+    for (uint32_t i = 0; i < count; i++, output += out_step) {
+        *output = (int8_t)(channel->rounding != 0 ? bf_requantize_doubled(sums[i], channel->multiplier,
+                                                                          channel->rounding, -channel->shift)
+                                                  : bf_ssat8(bf_requantize(sums[i], channel, plane->out_zero)));
     }
 }
 
-/* Sums of four windows whose upper left corners are `step` elements apart. */
-static inline void four_windows(const struct bf_window *op, const int16_t *window, uint32_t step, uint32_t pitch,
-                                const uint8_t *weights, int32_t sums[4])
+/* `count` outputs in a line, of which each is `distance` words behind the one before; four at a time, where the last four
+ * overlap the ones before. Lines of less than four are done one by one. */
+static void run_line(const struct plane *plane, const uint32_t *window, uint32_t distance, const uint32_t *weights,
+                     uint32_t pairs, uint32_t count, int8_t *output, uint32_t out_step)
 {
-    int32_t s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];
-    uint32_t pairs = (op->kernel_w + 1u) / 2;
-    for (uint32_t row = op->kernel_h; row > 0; row--, window += pitch) {
-        const int16_t *p0 = window, *p1 = p0 + step, *p2 = p1 + step, *p3 = p2 + step;
-        for (uint32_t i = pairs; i > 0; i--, p0 += 2, p1 += 2, p2 += 2, p3 += 2, weights += 4) {
-            uint32_t w = bf_load32(weights);
-            s0 = bf_smlad(bf_load32(p0), w, s0);
-            s1 = bf_smlad(bf_load32(p1), w, s1);
-            s2 = bf_smlad(bf_load32(p2), w, s2);
-            s3 = bf_smlad(bf_load32(p3), w, s3);
-        }
+    uint32_t step = count < 4 ? 1 : 4;
+    for (uint32_t at = 0; at < count; at += step) {
+        at = at + step > count ? count - step : at;
+        run_windows(plane, window + at * distance, step == 1 ? 0 : distance, weights, pairs, step, output + at * out_step,
+                    out_step);
     }
-    sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;
 }
 
-/* `rows` output rows of one channel. Four neighbours at a time; the last four overlap the ones before, and in a row of
- * less than four the windows are one and the same. */
-static void run_plane(const struct bf_window *op, const int16_t *plane, uint32_t pitch, const uint8_t *weights,
-                      const struct bf_channel *channel, uint32_t rows, int8_t *output)
+/* `rows` output rows of one channel: lines go down where there are four rows, else along. */
+static void run_plane(const struct bf_window *op, const struct plane *plane, const uint32_t *weights, uint32_t rows,
+                      int8_t *output)
 {
-    uint32_t width = op->out_w, count = width < 4 ? 1 : 4, step = width < 4 ? 0 : op->stride_w;
-    for (; rows > 0; rows--, plane += pitch * op->stride_h, output += width * op->out_c) {
-        for (uint32_t at = 0; at < width; at += count) {
-            at = at + count > width ? width - count : at;
-            int32_t sums[4] = {channel->bias, channel->bias, channel->bias, channel->bias};
-            int8_t *to = output + at * op->out_c;
-            four_windows(op, plane + at * op->stride_w, step, pitch, weights, sums);
-            for (uint32_t i = 0; i < count; i++, to += op->out_c) {
-                *to = (int8_t)(channel->rounding != 0 ? bf_requantize_doubled(sums[i], channel->multiplier,
-                                                                              channel->rounding, -channel->shift)
-                                                      : bf_ssat8(bf_requantize(sums[i], channel, op->out_zero)));
+    uint32_t pairs[2] = {(op->kernel_w + 1u) / 2, op->kernel_w / 2u + 1};
+    uint32_t phases = 1 + (op->stride_w & 1u), row_bytes = (uint32_t)op->out_w * op->out_c;
+    uint32_t across = op->stride_w * phases / 2 * plane->height; /* words to the next output of the same phase */
+    for (uint32_t phase = 0; phase < phases; phase++) {
+        const uint32_t *set = weights + (phase == 0 ? 0 : pairs[0] * op->kernel_h);
+        const uint32_t *window = plane->data + phase * op->stride_w / 2 * plane->height;
+        int8_t *to = output + phase * op->out_c;
+        uint32_t columns = phase < op->out_w ? (op->out_w - phase + phases - 1) / phases : 0;
+        if (rows >= 4) {
+            for (; columns > 0; columns--, window += across, to += phases * op->out_c) {
+                run_line(plane, window, op->stride_h, set, pairs[phase], rows, to, row_bytes);
+            }
+        } else {
+            for (uint32_t row = 0; row < rows && columns > 0; row++, window += op->stride_h, to += row_bytes) {
+                run_line(plane, window, across, set, pairs[phase], columns, to, phases * op->out_c);
             }
         }
     }
@@ -100,22 +86,26 @@ void bf_depthwise_planes(const struct bf_window *op, const uint8_t *program, con
                          void *scratch)
 {
     const struct bf_channel *channels = (const struct bf_channel *)(program + op->channels);
+    const uint32_t *weights = (const uint32_t *)(program + op->weights);
     uint32_t copies = op->out_c / op->in_c; /* the channel multiplier */
-    uint32_t weight_bytes = op->kernel_h * ((op->kernel_w + 1u) / 2) * 4;
-    struct planes planes;
-    planes.data = scratch;
-    planes.pitch = ((op->out_w - 1u) * op->stride_w + ((op->kernel_w + 1u) & ~1u) + 1u) & ~1u;
-    planes.size = planes.pitch * ((op->chunk - 1u) * op->stride_h + op->kernel_h);
+    uint32_t columns = ((op->out_w - 1u) * op->stride_w + op->kernel_w + 1u) / 2;
     for (uint32_t first = 0; first < op->out_h; first += op->chunk) {
         uint32_t rows = op->out_h - first < op->chunk ? op->out_h - first : op->chunk;
-        planes.height = (rows - 1) * op->stride_h + op->kernel_h;
+        uint32_t height = (rows - 1) * op->stride_h + op->kernel_h;
         for (uint32_t in_c = 0; in_c < op->in_c; in_c += 4) {
-            uint32_t count = op->in_c - in_c < 4 ? op->in_c - in_c : 4;
-            gather(op, input + in_c, (int32_t)(first * op->stride_h) - op->pad_top, count, &planes);
-            for (uint32_t c = in_c * copies; c < (in_c + count) * copies; c++) {
-                run_plane(op, planes.data + (c / copies - in_c) * planes.size, planes.pitch,
-                          program + op->weights + c * weight_bytes, channels + c, rows,
-                          output + first * op->out_w * op->out_c + c);
+            uint32_t count = op->in_c - in_c < 4 ? op->in_c - in_c : 4, c = in_c * copies;
+            bf_gather(op, input + in_c, (int32_t)(first * op->stride_h) - op->pad_top, count, columns, height, scratch);
+            for (uint32_t j = 0; j < count; j++) {
+                for (uint32_t copy = 0; copy < copies; copy++, c++) {
+                    struct plane plane = {
+                        .data = (const uint32_t *)scratch + j * columns * height,
+                        .height = height,
+                        .kernel_h = op->kernel_h,
+                        .channel = channels + c,
+                        .out_zero = op->out_zero,
+                    };
+                    run_plane(op, &plane, weights + c * op->steps, rows, output + first * op->out_w * op->out_c + c);
+                }
             }
         }
     }

@@ -32,12 +32,12 @@ void bf_pixel(const struct bf_window *op, const uint8_t *program, const int8_t *
 {
     const struct bf_channel *channels = (const struct bf_channel *)(program + op->channels);
     int32_t y = -(int32_t)op->pad_top;
-    int8_t *to = output;
+    int8_t *to = output, *stage = (int8_t *)((uint32_t *)scratch + op->steps);
     for (uint32_t row = 0; row < op->out_h; row++, y += op->stride_h) {
         int32_t x = -(int32_t)op->pad_left;
         for (uint32_t at = 0; at < op->out_w; at++, x += op->stride_w) {
             const uint8_t *weights = program + op->weights;
-            bf_pack_window(op, input, y, x, scratch, 1);
+            bf_pack_window(op, input, y, x, scratch, 1, stage);
             for (uint32_t c = 0; c < op->out_c; c += 4, weights += 8 * op->steps) {
                 uint32_t count = op->out_c - c < 4 ? op->out_c - c : 4;
                 int32_t sums[4] = {0, 0, 0, 0};

@@ -34,6 +34,11 @@ static uint32_t times(uint32_t a, uint32_t b)
     return b != 0 && a > 0xffffffffu / b ? 0xffffffffu : a * b;
 }
 
+static uint32_t sum(uint32_t a, uint32_t b)
+{
+    return a > ~b ? 0xffffffffu : a + b;
+}
+
 static int inside(uint32_t at, uint32_t bytes, uint32_t limit)
 {
     return at <= limit && bytes <= limit - at;
@@ -73,7 +78,7 @@ static int kernel_is_known(const struct bf_operator *op)
     case BF_MUL:
         return op->kernel <= BF_BINARY_SHORT;
     default:
-        return op->kind <= BF_TABLE && op->kernel == 0;
+        return op->kind > 0 && op->kind <= BF_TABLE && op->kernel == 0;
     }
 }
 
@@ -89,9 +94,10 @@ static int shifts_are_defined(const struct bf_channel *channels, uint32_t count)
 /* Bytes of weights and of scratch memory of each form: toolchain/export/native/weights.py says the same. */
 static int sizes_of_form(const struct bf_window *op, uint32_t *weights, uint32_t *scratch)
 {
-    uint32_t row = times(op->kernel_w, op->in_c), taps = times(row, op->kernel_h);
-    uint32_t steps = times(2u * op->kernel_h, row / 4 + (row % 4 > 0)); /* pairs of taps in a column of int16 */
+    uint32_t taps = times(times(op->kernel_h, op->kernel_w), op->in_c);
+    uint32_t steps = 2 * (taps / 4 + (taps % 4 > 0)); /* pairs of taps in a column of int16 */
     uint32_t pairs = (op->kernel_w + 1u) / 2, planes = op->in_c < 4 ? op->in_c : 4;
+    uint32_t stage = op->in_c % 4 ? times(2, steps) : 0; /* a window is copied where its pixels are no whole words */
     int columns_are_image = op->kernel_h == 1 && op->kernel_w == 1 && op->stride_h == 1 && op->stride_w == 1;
 
     *scratch = 0;
@@ -107,18 +113,24 @@ static int sizes_of_form(const struct bf_window *op, uint32_t *weights, uint32_t
         return op->steps == 0 ? op->head.kind == BF_CONV2D : columns_are_image;
     case BF_KERNEL_DSP_COLUMNS:
         *weights = times(4 * ((op->out_c + 1u) / 2), steps);
-        *scratch = times(4u * op->chunk, steps);
+        *scratch = sum(times(4u * op->chunk, steps), stage);
         return op->steps == steps && op->chunk % 4 == 0 && (uint32_t)op->out_h * op->out_w >= 4;
     case BF_KERNEL_DSP_PIXEL:
         *weights = times(8 * ((op->out_c + 3u) / 4), steps);
-        *scratch = times(4, steps);
+        *scratch = sum(times(4, steps), stage);
         return op->steps == steps;
     case BF_KERNEL_DSP_PLANES: {
-        uint32_t pitch = ((op->out_w - 1u) * op->stride_w + 2 * pairs + 1) & ~1u;
-        *weights = times(times(4 * pairs, op->kernel_h), op->out_c);
-        *scratch = times(times(2 * planes, pitch), (op->chunk - 1u) * op->stride_h + op->kernel_h);
-        return 1;
+        uint32_t columns = (times(op->out_w - 1u, op->stride_w) + op->kernel_w + 1u) / 2;
+        uint32_t words = times(op->kernel_h, pairs + (op->stride_w % 2 ? op->kernel_w / 2u + 1 : 0));
+        *weights = times(times(4, words), op->out_c);
+        *scratch = times(times(4 * planes, columns), times(op->chunk - 1u, op->stride_h) + op->kernel_h);
+        return op->steps == words;
     }
+    case BF_KERNEL_DSP_3X3:
+        *weights = 24u * op->out_c;
+        *scratch = times(4 * planes * ((op->out_w + 1u) / 2 + 1), ((op->chunk + 1u) & ~1u) + 2);
+        return op->kernel_h == 3 && op->kernel_w == 3 && op->stride_h == 1 && op->stride_w == 1 &&
+               (op->chunk % 2 == 0 || op->chunk >= op->out_h);
     }
     return 0;
 }
@@ -199,7 +211,7 @@ static enum bf_status check_copy(const struct bounds *b, const struct bf_copy *o
 {
     uint32_t before = times(op->rows - 1, op->out_stride), in = times(op->rows, op->row_bytes);
 
-    if (op->rows == 0 || before > ~op->row_bytes || !readable(b, op->head.input, in) ||
+    if (op->rows == 0 || op->row_bytes == 0 || before > ~op->row_bytes || !readable(b, op->head.input, in) ||
         !inside(op->head.output, before + op->row_bytes, b->arena_bytes)) /* may begin at any byte */
         return BF_BAD_MODEL;
     return BF_OK;
@@ -293,11 +305,12 @@ enum bf_status bf_check_program(const uint8_t *data, uint32_t bytes)
         const struct bf_operator *op = (const struct bf_operator *)(const void *)(data + at);
         enum bf_status status;
 
-        if (!constants(&b, at, sizeof *op) || op->bytes % 16 != 0 || op->bytes < descriptor_bytes(op->kind) ||
-            !inside(at, op->bytes, b.program_bytes))
+        if (!constants(&b, at, sizeof *op))
             return BF_BAD_MODEL;
         if (!kernel_is_known(op))
             return BF_UNSUPPORTED;
+        if (op->bytes % 16 != 0 || op->bytes < descriptor_bytes(op->kind) || !inside(at, op->bytes, b.program_bytes))
+            return BF_BAD_MODEL;
         status = check_operator(&b, op);
         if (status != BF_OK)
             return status;

@@ -104,9 +104,9 @@ class Ticks:
 class Programmer:
     """Hints for the tools that write flash. Empty: this tool does not know the part.
 
-    `rom_uart`: the boot loader in ROM (AN2606, AN3155) listens on the pins of the virtual COM port. `device_id`: DEV_ID,
-    as DBGMCU_IDCODE and the boot loader's GET ID command tell it. `mbed_code`: first four digits of the code in MBED.HTM
-    on the ST-LINK's drive.
+    `rom_uart`: the boot loader in ROM (AN2606, AN3155) listens on the pins of the virtual COM port. `device_id`:
+    DEV_ID, as DBGMCU_IDCODE and the boot loader's GET ID command tell it. `mbed_code`: first four digits of the code
+    in MBED.HTM on the ST-LINK's drive.
     """
 
     probe: str

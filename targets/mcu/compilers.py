@@ -27,7 +27,7 @@ _ZIG_CORES: Final[Mapping[Core, tuple[str, str]]] = {
     "cortex-m0plus": ("cortex_m0plus", ""),
     "cortex-m3": ("cortex_m3", ""),
     "cortex-m4": ("cortex_m4", "+vfp4d16sp"),
-    "cortex-m33": ("cortex_m33", "+fp_armv8d16sp"),
+    "cortex-m33": ("cortex_m33+dsp", "+fp_armv8d16sp"),  # zig leaves the DSP extension out by default
 }
 _GCC_FPUS: Final[Mapping[Core, str]] = {"cortex-m4": "fpv4-sp-d16", "cortex-m33": "fpv5-sp-d16"}
 
@@ -55,6 +55,7 @@ class Compiler:
                 "-target", f"thumb-freestanding-eabi{'hf' if hard else ''}", f"-mcpu={core}{fpu if hard else ''}",
                 # unrolled, the firmware is 41 kB instead of 26 kB; the kernels unroll where it pays
                 "-ffreestanding", "-fno-unroll-loops", "-fno-sanitize=all", "-fno-stack-protector",
+                "-fomit-frame-pointer",
                 "-fno-unwind-tables", "-fno-asynchronous-unwind-tables", "-fdebug-compilation-dir=/",
             )  # fmt: skip
         if board.fpu != "none":

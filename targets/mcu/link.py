@@ -150,7 +150,7 @@ class BoardLink:
         """
         board = self.board
         whole = data + b"\xff" * (-len(data) % board.write_bytes)
-        if offset % board.page_bytes:
+        if offset < 0 or offset % board.page_bytes:
             raise FlashingError(
                 f"offset {offset} of the slot is no multiple of its page of {board.page_bytes} bytes",
                 remedy="write from the start of a page",

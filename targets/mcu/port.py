@@ -55,7 +55,9 @@ class SerialPort:
         """See `Port.read`."""
         try:
             # No more than what is there: a larger count would wait for bytes that never come.
-            return bytes(self._serial.read(max(1, self._serial.in_waiting)))
+            data = bytes(self._serial.read(max(1, self._serial.in_waiting)))
+            more = self._serial.in_waiting if data else 0
+            return data + bytes(self._serial.read(more)) if more else data
         except BoardfitError:
             raise
         except _failures() as error:

@@ -8,7 +8,6 @@ and run one after the other: a write to flash is slow and wears it, a run is nei
 from __future__ import annotations
 
 import importlib.util
-import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -22,7 +21,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 
 from targets.deploy import deploy_folder
-from targets.lock import cache_folder, exclusive
+from targets.lock import exclusive_port
 from targets.mcu.board import Board, list_boards, load_board
 from targets.mcu.build import Firmware, build_firmware
 from targets.mcu.compilers import find_compiler
@@ -90,7 +89,8 @@ def parse_url(url: str) -> BoardUrl:
     """
     place, _, query = url.partition("?")
     scheme, _, rest = place.partition(":")
-    options = dict(parse_qsl(query, keep_blank_values=True))
+    # A plus is a plus: TFLM's own makefile puts its library into a folder cortex_m_generic_cortex-m4+fp_...
+    options = dict(parse_qsl(query.replace("+", "%2B"), keep_blank_values=True))
     name = rest if scheme == "virtual" else options.pop("board", "")
     allowed = {"runtime": "|".join(_RUNTIMES), "compiler": "|".join(_COMPILERS)}
     if scheme != "virtual":
@@ -140,8 +140,7 @@ def open_session(
     firmware = firmware_of(parsed, cache)
     with ExitStack() as stack:
         if not parsed.virtual:
-            name = re.sub(r"[^A-Za-z0-9]+", "-", parsed.port).strip("-")
-            stack.enter_context(exclusive((cache or cache_folder()) / "ports" / name))
+            stack.enter_context(exclusive_port(parsed.port, cache))
         link = stack.enter_context(BoardLink(open_port(parsed.port or url)))
         _check(parsed, firmware, link)
         return BoardSession(parsed, firmware, link, stack.pop_all())

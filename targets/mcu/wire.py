@@ -109,8 +109,11 @@ class Frame:
 
 
 def words(*values: int) -> bytes:
-    """32-bit words, little-endian."""
-    return struct.pack(f"<{len(values)}I", *values)
+    """32-bit words, little-endian. Raises ValueError where a value does not fit."""
+    try:
+        return struct.pack(f"<{len(values)}I", *values)
+    except struct.error as error:
+        raise ValueError(f"{list(values)} are not all words of 32 bits: {error}") from error
 
 
 def read_words(payload: bytes, count: int | None = None) -> tuple[int, ...]:
@@ -216,7 +219,12 @@ def noise(seed: int, input_bytes: Sequence[int]) -> list[npt.NDArray[np.int8]]:
 
     Returns:
         An int8 array per input, every value equally likely.
+
+    Raises:
+        ValueError: a seed of more bits.
     """
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed {seed} is no word of 32 bits")
     made = []
     for index, count in enumerate(input_bytes):
         start = _mix(np.array([seed + index * 0x9E3779B9], np.uint64).astype(np.uint32))

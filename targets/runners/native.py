@@ -15,13 +15,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-import firmware
+from firmware import source_folder
 from targets.runners.common import TensorSpec, run_batched
 from targets.session import Array, ModelFormat
 from toolchain.compiled import FLAGS, shared_library
 from toolchain.errors import DeviceError, ModelFileError
 
-_SOURCES: Final = Path(firmware.__file__).parent
+_SOURCES: Final = source_folder()
 _ALIGNMENT: Final = 16
 _VISIBLE: Final = tuple(flag for flag in FLAGS if not flag.startswith("-fvisibility"))
 

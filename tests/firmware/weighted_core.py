@@ -28,7 +28,7 @@ SCRIPT: Final = """
 ENTRY(bf_conv2d)
 SECTIONS {
   . = 0x08000000;
-  .text : { *(.text*) *(.rodata*) *(.data*) }
+  .text : { KEEP(*(.text*)) *(.rodata*) *(.data*) }
   /DISCARD/ : { *(.ARM.*) *(.note*) }
 }
 """
@@ -44,6 +44,7 @@ class Core:
 
     Attributes:
         instructions, cycles: of the last run; cycles at zero wait states, Cortex-M4's table.
+        blocks: address and bytes of each block -> how often it ran, cycles.
         code_bytes: function name -> bytes of code.
     """
 
@@ -55,23 +56,12 @@ class Core:
         script, binary = folder / "kernels.ld", folder / f"{compiler}.elf"
         script.write_text(SCRIPT)
         cc = (*tool.command, "cc") if tool.kind == "zig" and tool.command[-1] != "cc" else tool.command
-        objects = []
-        for source in (*SOURCES, KERNELS.parent / "boards" / "memory.c"):
-            target = folder / f"{compiler}_{source.stem}.o"
-            flags = (
-                *tool.flags(facts),
-                "-std=c11",
-                level,
-                "-Wall",
-                "-Wextra",
-                "-Werror",
-                "-ffunction-sections",
-            )
-            done = run_tool((*cc, *flags, *options, "-c", str(source), "-o", str(target)))
-            assert done.returncode == 0, done.stderr
-            objects.append(str(target))
-        link = (*cc, *tool.flags(facts), "-nostdlib", f"-Wl,-T,{script}", *objects)
-        done = run_tool((*link, *(["-lgcc"] if tool.kind == "gcc" else []), "-o", str(binary)))
+        warnings = ("-std=c11", level, "-g", "-Wall", "-Wextra", "-Werror", "-ffunction-sections")
+        sources = map(str, (*SOURCES, KERNELS.parent / "boards" / "memory.c"))
+        done = run_tool(
+            (*cc, *tool.flags(facts), *warnings, *options, *sources, f"-Wl,-T,{script}", *tool.link_flags())
+            + ("-o", str(binary))
+        )
         assert done.returncode == 0, done.stderr
         elf = ELFFile(io.BytesIO(binary.read_bytes()))
         self.symbols: dict[str, int] = {}
@@ -86,9 +76,10 @@ class Core:
         self.machine.mem_map(DATA, SIZE)
         self.machine.mem_map(STACK, 1 << 14)
         for part in elf.iter_segments():
-            if part["p_type"] == "PT_LOAD" and part["p_filesz"]:
+            if part["p_type"] == "PT_LOAD" and CODE <= part["p_vaddr"] < RETURN:  # lld loads the headers as well
                 self.machine.mem_write(part["p_vaddr"], part.data())
         self.instructions = self.cycles = 0
+        self.blocks: dict[tuple[int, int], tuple[int, int]] = {}
 
     def run(self, layer: Layer, isa: layout.Isa, x: NDArray[Any], *, count: bool = False) -> Int8Array:
         """Output of the operator; with `count` also instructions and cycles."""
@@ -129,12 +120,15 @@ class Core:
                 self.machine.hook_del(hook)
         assert self.machine.reg_read(arm_const.UC_ARM_REG_PC) == RETURN
         self.instructions = self.cycles = 0
+        self.blocks.clear()
         for (address, size), times in blocks.items():
             if address == RETURN:
                 continue
             cost = block_cost(bytes(self.machine.mem_read(address, size)))
+            cycles = times * cost.cycles + taken.get(address, 0) * cost.taken_cycles
+            self.blocks[(address, size)] = (times, cycles)
             self.instructions += times * cost.instructions
-            self.cycles += times * cost.cycles + taken.get(address, 0) * cost.taken_cycles
+            self.cycles += cycles
         for place, size in zip(places, (*sizes, scratch), strict=True):
             after = bytes(self.machine.mem_read(place + size, 16))
             assert after == b"\xa5" * 16, f"{layer.op.signature}: wrote behind a buffer of {size} bytes"

@@ -122,17 +122,26 @@ def search(
 def export(
     project: Folder = Path("."),
     target: TargetUrl = "",
+    c_folder: Annotated[
+        Path | None,
+        typer.Option("--c", help="Also write a C project of the int8 network into this folder."),
+    ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Train the network that the search found, quantise it, write TFLite and ONNX files, verify them."""
+    """Train the network that the search found, quantise it, write its files, verify them."""
     from toolchain.workflow.export import export as run_export
+    from toolchain.workflow.export import export_c
     from toolchain.workflow.project import open_project
 
     opened = open_project(project, target)
     with ProgressDisplay() as progress:
         outcome = run_export(opened, progress=progress, force=force)
-    show.export(outcome, as_json)
+    written = None
+    if c_folder is not None:
+        outcome.verification.raise_for_breach()
+        written = export_c(opened, c_folder)
+    show.export(outcome, as_json, written)
     outcome.verification.raise_for_breach()
 
 

@@ -52,10 +52,11 @@ def flash(
     as_json: Json = False,
 ) -> None:
     """Write boardfit's firmware into a board's flash. Exit 5 when no board is there, 6 when writing fails."""
+    from targets.mcu.flash import remedies
     from targets.mcu.flash.choose import flash_board
 
     if bool(board) == bool(target):
-        raise UsageError("flash needs one of --board and --target", remedy="`boardfit flash --help`")
+        raise UsageError("flash needs either --board or --target", remedy=remedies.NAME_A_BOARD)
     url = _parsed(target or f"virtual:{board}")
     image = _image(url, firmware)
     with ProgressDisplay() as progress:

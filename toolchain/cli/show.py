@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # the workflow takes seconds to import (torch), and `boardfit
     from toolchain.workflow.binas import Selection
     from toolchain.workflow.deploy import DeployOutcome
     from toolchain.workflow.doctor import Check
-    from toolchain.workflow.export import ExportOutcome
+    from toolchain.workflow.export import CProject, ExportOutcome
     from toolchain.workflow.profile import ProfileOutcome
     from toolchain.workflow.run import RunOutcome
     from toolchain.workflow.search import SearchOutcome
@@ -301,10 +301,11 @@ def infeasible(error: InfeasibleError, nearest: str, as_json: bool) -> None:
         )
 
 
-def export(outcome: ExportOutcome, as_json: bool) -> None:
-    """Files and comparisons."""
+def export(outcome: ExportOutcome, as_json: bool, c_project: CProject | None = None) -> None:
+    """Files and comparisons; and the C project, where one was written."""
     if as_json:
-        print_json("export", _export_json(outcome))
+        more = {} if c_project is None else {"c_project": asdict(c_project)}
+        print_json("export", {**_export_json(outcome), **more})
         return
     title = f"Files in {outcome.folder}" + (" (nothing changed: the earlier files)" if outcome.reused else "")
     print_table(
@@ -328,6 +329,11 @@ def export(outcome: ExportOutcome, as_json: bool) -> None:
     for row in outcome.verification.rows:
         if row.reason:
             stdout().print(f"  {row.name}: {row.reason}")
+    if c_project is not None:
+        stdout().print(
+            f"C project in {c_project.folder}: {_count(len(c_project.files), 'file')}, {c_project.isa} kernels; "
+            "`make run` there compares its outputs with the reference's"
+        )
 
 
 def deploy(outcome: DeployOutcome, as_json: bool) -> None:

@@ -14,8 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from profilers.footprint import ISA
 from profilers.profile import graph_writer
 from targets.session import model_format
+from toolchain.errors import ConfigurationError
+from toolchain.export.native.c_project import write_c_project
 from toolchain.export.onnx_writer import quantize_onnx, write_onnx
 from toolchain.export.tflite_writer import write_tflite
 from toolchain.export.torch_writer import write_pt2
@@ -116,6 +119,40 @@ def export(project: Project, *, progress: Progress = silent, force: bool = False
         project.write_record(STAGE, inputs, {**_as_record(outcome), "sha256": digests})
         _checkpoint(project, inputs).unlink(missing_ok=True)
     return outcome
+
+
+@dataclass(frozen=True)
+class CProject:
+    """A C project of the int8 network.
+
+    Attributes:
+        folder: where it lies.
+        isa: which kernels it takes: `dsp` or `plain`.
+        files: names, relative to the folder.
+    """
+
+    folder: Path
+    isa: str
+    files: tuple[str, ...]
+
+
+def export_c(project: Project, folder: Path) -> CProject:
+    """Write the exported int8 network as a C project of its own, with kernels for the target's core.
+
+    A target that is no board gets kernels for cores with DSP instructions, whose C forms run anywhere.
+
+    Raises:
+        ConfigurationError: nothing was exported, or `folder` is a file.
+    """
+    path = project.model_folder / INT8_TFLITE
+    if not path.is_file():
+        raise ConfigurationError("no export has finished", remedy="run `boardfit export`")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigurationError(f"{folder} is a file", remedy="name a folder")
+    isa = ISA.get(model_format(project.config.target.url), "dsp")
+    graph = read_tflite(path.read_bytes())
+    files = write_c_project(graph, folder, isa, name=project.config.project.name)
+    return CProject(folder, isa, files)
 
 
 def export_inputs(project: Project, architecture: Architecture) -> str:

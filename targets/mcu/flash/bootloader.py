@@ -167,7 +167,6 @@ def _read(boot: Any, address: int, size: int) -> bytes:
 @contextlib.contextmanager
 def _explained(port: str, stage: str, *, touched: bool, timeout_s: float) -> Iterator[None]:
     """What a failure means: until erasing begins, the board is as it was."""
-    import serial
     from stm32loader.bootloader import Stm32LoaderError
 
     error: type[BoardfitError] = FlashingError if touched else DeviceError
@@ -183,7 +182,7 @@ def _explained(port: str, stage: str, *, touched: bool, timeout_s: float) -> Ite
         if refused and stage == "erase":
             remedy = remedies.PROTECTED
         raise error(f"{_TITLE} on {port} failed to {stage}: {cause}", remedy=remedy) from cause
-    except (serial.SerialException, OSError) as cause:
+    except _port_failures() as cause:
         raise error(f"the port {port} failed ({stage}): {cause}", remedy=remedy) from cause
     except (IndexError, TypeError) as cause:  # stm32loader's own, on a reply that is cut off
         raise error(f"{_TITLE} on {port} fell silent ({stage})", remedy=remedy) from cause
@@ -239,15 +238,25 @@ def _opened(port: str, baud: int, reply_s: float, deadline: float) -> Iterator[A
 
     line = Line(port, baud)
     line.reply_s = reply_s
+    refusals: tuple[type[Exception], ...] = (*_port_failures(), ValueError)  # the last: a URL that is none
     try:
         line.connect()
-    except (serial.SerialException, OSError, ValueError) as error:
+    except refusals as error:
         raise port_error(port, error) from error
     try:
         yield line
     finally:
-        with contextlib.suppress(OSError, serial.SerialException):  # a port that is gone is released, too
+        with contextlib.suppress(*_port_failures()):  # a port that is gone is released, too
             line.disconnect()
+
+
+def _port_failures() -> tuple[type[Exception], ...]:
+    """pyserial's own error is an OSError; termios.error, which it lets through, is none."""
+    try:
+        import termios
+    except ImportError:  # Windows
+        return (OSError,)
+    return (OSError, termios.error)
 
 
 def port_error(port: str, error: Exception) -> DeviceError:

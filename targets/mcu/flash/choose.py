@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from targets.lock import exclusive_port
 from targets.mcu.board import Board
 from targets.mcu.find import Attached, find_attached, match, match_board, single
 from targets.mcu.flash import remedies
@@ -33,10 +35,12 @@ class Choice:
     Attributes:
         flasher: the back end.
         probe: what its `flash` takes as `probe`; None where nothing is attached that could be named.
+        ports: the device's serial ports; who holds one is using the board.
     """
 
     flasher: Flasher
     probe: str | None
+    ports: tuple[str, ...] = ()
 
 
 def choose_flasher(
@@ -75,7 +79,7 @@ def choose_flasher(
             continue
         reason = _reason(flasher, board)
         if not reason:
-            return Choice(flasher, probe or None)
+            return Choice(flasher, probe or None, device.ports)
         reasons.append(f"{flasher.name}: {reason}")
     listed = "; ".join(reasons) or "it has neither an ST-LINK nor a serial port"
     raise ConfigurationError(
@@ -111,7 +115,7 @@ def _preferred(board: Board, flasher: Flasher, attached: Sequence[Attached], wan
         raise DeviceError(
             f"{device.label} has nothing that {flasher.name} could use", remedy=remedy or remedies.NO_PROBE
         )
-    return Choice(flasher, probe or None)
+    return Choice(flasher, probe or None, device.ports)
 
 
 def _device(board: Board, attached: Sequence[Attached], wanted: str) -> Attached:
@@ -161,7 +165,7 @@ def flash_board(
     progress: FlashProgress | None = None,
     timeout_s: float = 120.0,
 ) -> FlashReport:
-    """Choose a back end and flash a board's firmware at the start of its flash.
+    """Choose a back end and write firmware to the start of a board's flash, unless somebody is measuring on it.
 
     Args:
         board: what is flashed.
@@ -180,7 +184,10 @@ def flash_board(
         )
     there = find_attached() if attached is None else attached
     choice = choose_flasher(board, preference, attached=there, wanted=wanted)
-    return choice.flasher.flash(
-        board, image, address=board.flash.address, probe=choice.probe, verify=verify, progress=progress,
-        timeout_s=timeout_s,
-    )  # fmt: skip
+    with contextlib.ExitStack() as held:
+        for port in choice.ports:
+            held.enter_context(exclusive_port(port))
+        return choice.flasher.flash(
+            board, image, address=board.flash.address, probe=choice.probe, verify=verify, progress=progress,
+            timeout_s=timeout_s,
+        )  # fmt: skip

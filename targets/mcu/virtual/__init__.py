@@ -1,6 +1,7 @@
 """Boards without a board: `virtual:NAME` runs the real firmware in an emulator (docs/virtual-board.md).
 
-Importing this makes `serial.serial_for_url("virtual://NAME")` work, so that every tool that speaks pyserial goes one way.
+Importing this makes `serial.serial_for_url("virtual://NAME")` work, so that every tool that speaks pyserial goes one
+way.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     cycles = k * (core cycles) + a * (16-byte lines of constants read from flash)
 
 Core cycles come from the instruction table of the Cortex-M4 technical reference manual (Arm 100166, 3.3.1, and
-3.3.3 for floating point), applied to the basic blocks that an emulator enters. k and a stand in the board's file, with the
-band that checks against real boards allow. What the table cannot know of one block by itself is left to k: unaligned
-accesses, instruction fetch, write buffers. docs/virtual-board.md says what that is worth.
+3.3.3 for floating point), applied to the basic blocks that an emulator enters. k and a stand in the board's file,
+with the band that checks against real boards allow. What the table cannot know of one block by itself is left to k:
+unaligned accesses, instruction fetch, write buffers. docs/virtual-board.md says what that is worth.
 """
 
 from __future__ import annotations
@@ -156,4 +156,6 @@ def _jumps(found: Any) -> bool:
     if found.id in _ids("pop") | _ids("ldm", "ldmdb"):
         return any(operand.type == arm.ARM_OP_REG and operand.reg == _PC for operand in found.operands)
     first = found.operands[0]
-    return bool(first.type == arm.ARM_OP_REG and first.reg == _PC and found.id not in _ids("cmp", "tst", "cmn"))
+    return bool(
+        first.type == arm.ARM_OP_REG and first.reg == _PC and found.id not in _ids("cmp", "tst", "cmn")
+    )

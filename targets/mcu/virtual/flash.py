@@ -51,7 +51,9 @@ LAYOUTS: Final = {
     # RM0090 3.9: PGSERR stands for a change from 0 to 1, which silicon leaves undone without a word
     "f4": Layout(0x04, 0x0C, 0x10, 0x0C, 1 << 31, 1, 2, 4, 1 << 16, (3, 0xF), 0, 1, 1 << 7, 1),
     # RM0432 3.7, RM0440 3.7; PROGERR
-    "l4": Layout(0x08, 0x10, 0x14, 0x10, 1 << 31, 1, 2, 4 | 1 << 15, 1 << 16, (3, 0xFF), 1 << 11, 1, 1 << 3, 8),
+    "l4": Layout(
+        0x08, 0x10, 0x14, 0x10, 1 << 31, 1, 2, 4 | 1 << 15, 1 << 16, (3, 0xFF), 1 << 11, 1, 1 << 3, 8
+    ),
     "g4": Layout(0x08, 0x10, 0x14, 0x10, 1 << 31, 1, 2, 4, 1 << 16, (3, 0xFF), 0, 1, 1 << 3, 8),
     # RM0444 3.7; PROGERR
     "g0": Layout(0x08, 0x10, 0x14, 0x10, 1 << 31, 1, 2, 4, 1 << 16, (3, 0x3FF), 1 << 13, 1, 1 << 3, 8),
@@ -147,7 +149,9 @@ class FlashController:
                 number += len(self._pages) // 2
             self._erase(number)
         elif value & layout.start and value & layout.mass:
-            self._stop(DeviceError("the firmware asked for a mass erase, which would erase the firmware itself"))
+            self._stop(
+                DeviceError("the firmware asked for a mass erase, which would erase the firmware itself")
+            )
         self._registers[layout.control] = value & ~layout.start
 
     def _set(self, bits: int) -> None:

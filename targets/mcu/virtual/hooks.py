@@ -1,37 +1,25 @@
-"""The counting of blocks and the fast peripherals of a virtual board: counter.c through ctypes, or the same in Python.
+"""Counting of blocks and the fast peripherals of a virtual board: counter.c through ctypes, or the same in Python.
 
-Both work on one struct (`State`). The C file is compiled once per machine, with the system's C compiler or the one of the
-`ziglang` wheel, and kept in the user's cache folder; without a compiler the Python form does the work at a tenth of
-the speed.
+Both work on one struct (`State`). The C file is compiled at first use, with the system's C compiler or the one of the
+`ziglang` wheel; without a compiler the Python form does the work at a tenth of the speed.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
-import importlib.util
 import os
-import platform
-import shlex
-import shutil
-import stat
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final
 
-from targets.lock import cache_folder
+from toolchain.compiled import shared_library
 
 SWITCH: Final = "BOARDFIT_NATIVE"
 """Environment variable: "0" keeps to Python."""
 
-_FLAGS: Final = ("-std=c11", "-O2", "-shared", "-fPIC", "-fvisibility=hidden")
 _SOURCE: Final = Path(__file__).with_name("counter.c")
-_SECONDS: Final = 120
 
 RESOLVE = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_uint32, ctypes.c_uint32)
 
@@ -88,7 +76,8 @@ class State(ctypes.Structure):
         ("waits", _u64), ("uart", _u32 * 64),
         ("demcr", _u32), ("dwt_control", _u32), ("dwt_frozen", _u32),
         ("systick_control", _u32), ("systick_reload", _u32),
-        ("dwt_zero", _u64), ("systick_zero", _u64), ("systick_flagged", _u64), ("systick_served", _u64), ("alarm", _u64),
+        ("dwt_zero", _u64), ("systick_zero", _u64), ("systick_flagged", _u64), ("systick_served", _u64),
+        ("alarm", _u64),
     )  # fmt: skip
 
 
@@ -211,7 +200,7 @@ class PythonHooks(Hooks):
     def _dwt_count(self) -> int:
         s = self._s
         running = s.demcr >> 24 & 1 and s.dwt_control & 1
-        return (self.now() - s.dwt_zero) & 0xFFFFFFFF if running else int(s.dwt_frozen)
+        return int(self.now() - s.dwt_zero) & 0xFFFFFFFF if running else int(s.dwt_frozen)
 
     def _dwt_set(self, demcr: int, control: int, count: int) -> None:
         s = self._s
@@ -231,7 +220,7 @@ class PythonHooks(Hooks):
         s = self._s
         if not s.systick_control & 1:
             return 0
-        passed = self.now() - int(s.systick_zero)
+        passed: int = self.now() - s.systick_zero
         return passed if s.systick_control & 4 else passed // 8
 
     def _wraps(self) -> int:
@@ -263,13 +252,13 @@ class PythonHooks(Hooks):
             wraps = self._wraps()
             flag = wraps != s.systick_flagged
             s.systick_flagged = wraps
-            return int(s.systick_control) | flag << 16
+            return int(s.systick_control) | int(flag) << 16
         if offset == 0x14:
             return int(s.systick_reload)
         if offset == 0x18:
             return int(s.systick_reload) - self._elapsed() % (int(s.systick_reload) + 1)
         if offset == 0xD04:
-            return (self._wraps() > s.systick_served and bool(s.systick_control & 2)) << 26
+            return int(self._wraps() > s.systick_served and s.systick_control & 2 != 0) << 26
         return int(s.demcr) if offset == 0xDFC else 0
 
     def scs_write(self, engine: object, offset: int, size: int, value: int, user: object) -> None:
@@ -299,62 +288,10 @@ def library() -> ctypes.CDLL | None:
     if os.environ.get(SWITCH) == "0":
         return None
     try:
-        path = _built()
+        path = shared_library("virtual", [_SOURCE])
         core = None if path is None else ctypes.CDLL(str(path))
     except OSError:
         return None
     if core is not None and core.bf_state_bytes() != ctypes.sizeof(State) * 1000 + ctypes.sizeof(Block):
         return None
     return core
-
-
-def _compilers() -> Iterator[list[str]]:
-    chosen = os.environ.get("CC")
-    if chosen:
-        yield shlex.split(chosen)
-    for name in ("cc", "gcc", "clang"):
-        found = shutil.which(name)
-        if found:
-            yield [found]
-    if importlib.util.find_spec("ziglang") is not None:
-        yield [sys.executable, "-m", "ziglang", "cc"]
-
-
-def _built() -> Path | None:
-    source = _SOURCE.read_bytes()
-    key = hashlib.sha256(source + repr((_FLAGS, platform.machine(), sys.platform)).encode()).hexdigest()[:16]
-    suffix = ".dll" if os.name == "nt" else ".so"
-    folder = cache_folder()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not _trusted(folder):
-        return None
-    target = folder / f"virtual-{key}{suffix}"
-    if target.exists():
-        return target if _trusted(target) else None
-    for compiler in _compilers():
-        handle, name = tempfile.mkstemp(suffix=suffix, dir=folder)
-        os.close(handle)
-        try:
-            done = subprocess.run(
-                [*compiler, *_FLAGS, str(_SOURCE), "-o", name],
-                capture_output=True,
-                timeout=_SECONDS,
-                check=False,
-            )
-            if done.returncode == 0:
-                os.replace(name, target)
-                return target
-        except (OSError, subprocess.TimeoutExpired):
-            pass
-        finally:
-            if os.path.exists(name):
-                os.unlink(name)
-    return None
-
-
-def _trusted(path: Path) -> bool:
-    """Code is loaded only from files that nobody else can write."""
-    if os.name != "posix":
-        return True
-    found = path.stat()
-    return found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

@@ -6,26 +6,21 @@ is not there: so nothing depends on the speed of the host, and two runs with the
 
 from __future__ import annotations
 
-import bisect
 import ctypes
-import io
 import mmap
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import capstone
 import numpy as np
-import unicorn
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
-from elftools.elf.sections import SymbolTableSection
+import unicorn as _unicorn
 from unicorn import arm_const
 from unicorn.unicorn_py3.unicorn import uclib
 
 from targets.mcu.virtual.cycles import block_cost, instructions_cost
+from targets.mcu.virtual.faults import explain
 from targets.mcu.virtual.flash import LAYOUTS, Bytes, FlashController
 from targets.mcu.virtual.hooks import (
     RESOLVE,
@@ -37,9 +32,12 @@ from targets.mcu.virtual.hooks import (
     State,
     library,
 )
+from targets.mcu.virtual.image import Image
 from targets.mcu.virtual.part import Part
 from targets.mcu.virtual.peripherals import BASE, END, Peripherals
 from toolchain.errors import DeviceError, ModelFileError
+
+unicorn: Any = _unicorn  # its types are incomplete
 
 _CORES: Final = {
     "cortex-m0": arm_const.UC_CPU_ARM_CORTEX_M0,
@@ -62,57 +60,10 @@ _SAVED: Final = (
     arm_const.UC_ARM_REG_R0, arm_const.UC_ARM_REG_R1, arm_const.UC_ARM_REG_R2, arm_const.UC_ARM_REG_R3,
     arm_const.UC_ARM_REG_R12, arm_const.UC_ARM_REG_LR, arm_const.UC_ARM_REG_XPSR,
 )  # fmt: skip
-_ACCESS: Final = {
-    unicorn.UC_MEM_READ_UNMAPPED: ("read", "unmapped"), unicorn.UC_MEM_WRITE_UNMAPPED: ("write", "unmapped"),
-    unicorn.UC_MEM_FETCH_UNMAPPED: ("fetch", "unmapped"), unicorn.UC_MEM_WRITE_PROT: ("write", "protected"),
-    unicorn.UC_MEM_READ_PROT: ("read", "protected"), unicorn.UC_MEM_FETCH_PROT: ("fetch", "protected"),
-}  # fmt: skip
 
 
 class EmulationTimeout(DeviceError):
     """The firmware ran for longer than it was given, without asking for input."""
-
-
-@dataclass(frozen=True)
-class Image:
-    """An ELF file as a machine needs it: segments by their load address, symbols."""
-
-    segments: tuple[tuple[int, bytes], ...]
-    symbols: dict[str, int]
-    functions: tuple[tuple[int, str], ...]
-
-    @classmethod
-    def read(cls, elf: bytes | Path) -> Image:
-        """Raises ModelFileError where the bytes are not an ELF file."""
-        data = elf if isinstance(elf, bytes) else elf.read_bytes()
-        try:
-            file = ELFFile(io.BytesIO(data))
-            segments = tuple(
-                (int(segment["p_paddr"]), bytes(segment.data()))
-                for segment in file.iter_segments()
-                if segment["p_type"] == "PT_LOAD" and segment["p_filesz"]
-            )
-            symbols: dict[str, int] = {}
-            functions: list[tuple[int, str]] = []
-            for section in file.iter_sections():
-                if not isinstance(section, SymbolTableSection):
-                    continue
-                for symbol in section.iter_symbols():
-                    if symbol.name and not symbol.name.startswith("$"):
-                        symbols[symbol.name] = int(symbol["st_value"])
-                        if symbol["st_info"]["type"] == "STT_FUNC":
-                            functions.append((int(symbol["st_value"]) & ~1, symbol.name))
-        except (ELFError, ValueError, KeyError) as error:
-            raise ModelFileError(f"not a firmware for an emulator: {error}", remedy="give an ELF file") from error
-        return cls(segments, symbols, tuple(sorted(functions)))
-
-    def where(self, address: int) -> str:
-        """`function+0x12` for an address of code, or only the address."""
-        at = bisect.bisect_right(self.functions, (address, "\U0010ffff")) - 1
-        if at < 0 or address - self.functions[at][0] > 1 << 16:
-            return f"0x{address:08x}"
-        start, name = self.functions[at]
-        return f"0x{address:08x} ({name}+0x{address - start:x})"
 
 
 class VirtualMachine:
@@ -162,7 +113,9 @@ class VirtualMachine:
             raise DeviceError("no C compiler for the block counter", remedy="pip install ziglang")
         self.native = core is not None
         self._hooks: Any = (
-            NativeHooks(core, self._state) if core is not None else PythonHooks(self._state, self._engine.emu_stop)
+            NativeHooks(core, self._state)
+            if core is not None
+            else PythonHooks(self._state, self._engine.emu_stop)
         )
         self._make_peripherals()
         self._hook(counting)
@@ -267,6 +220,7 @@ class VirtualMachine:
     def reset(self) -> None:
         """Press the reset button: peripherals start anew, RAM and flash keep what they hold, counts go on."""
         self._failure = None
+        self._exception = 0
         self._restart()
 
     # ---- construction ------------------------------------------------------------------------------------------
@@ -298,7 +252,10 @@ class VirtualMachine:
         self._engine.mem_map_ptr(start, self._slot - start, read_run, host)
         if self._slot < start + part.flash_bytes:
             self._engine.mem_map_ptr(
-                self._slot, start + part.flash_bytes - self._slot, unicorn.UC_PROT_READ, host + self._slot - start
+                self._slot,
+                start + part.flash_bytes - self._slot,
+                unicorn.UC_PROT_READ,
+                host + self._slot - start,
             )
         self._engine.mem_map_ptr(part.ram_address, part.ram_bytes, unicorn.UC_PROT_ALL, self._ram.ctypes.data)
 
@@ -319,13 +276,16 @@ class VirtualMachine:
         state.stop = ctypes.cast(uclib.uc_emu_stop, ctypes.c_void_p).value
         state.rx, state.tx = self._rx.ctypes.data_as(as_bytes), self._tx.ctypes.data_as(as_bytes)
         state.rx_mask, state.tx_size = _SERIAL_BYTES - 1, _SERIAL_BYTES
-        state.status_at, state.read_at, state.write_at = (0, 4, 4) if part.uart_classic else (0x1C, 0x24, 0x28)
+        state.status_at, state.read_at, state.write_at = (
+            (0, 4, 4) if part.uart_classic else (0x1C, 0x24, 0x28)
+        )
         state.factor, state.line_cycles = (part.model.k, part.model.a) if part.model else (1.0, 0.0)
         state.idle_step = part.clock_hz * _IDLE_US // 1_000_000
         state.alarm = _FOREVER
         lines = self.image.symbols.get("bf_constant_lines", 0) - part.ram_address
         if 0 <= lines <= part.ram_bytes - 4:
             state.lines = ctypes.cast(self._ram.ctypes.data + lines, ctypes.POINTER(ctypes.c_uint32))
+            state.lines[0] = 0
 
     def _make_peripherals(self) -> None:
         part = self.part
@@ -403,16 +363,17 @@ class VirtualMachine:
         state.systick_control = state.systick_reload = 0
         state.alarm = _FOREVER
         ctypes.memset(ctypes.addressof(state.uart), 0, ctypes.sizeof(state.uart))
-        if state.lines:
+        if state.lines:  # it is about to be cleared, which must not look like a step
             self._hooks.now()
+            state.lines[0] = state.line_last = 0
 
     def _run(self, waits: int, wanted: int) -> None:
         """Until `wanted` bytes are there, or the firmware polled an empty line `waits` times."""
-        if self._failure is not None:
-            raise self._failure
         state = self._state
         if state.tx_count >= wanted:
             return
+        if self._failure is not None:
+            raise self._failure
         state.waits, state.tx_wanted = waits, wanted
         left = self._budget
         end = self._clock() + self._wall_limit_s
@@ -441,15 +402,17 @@ class VirtualMachine:
         state = self._state
         state.reason = Reason.RUNNING
         self._invalid = None
+        error: Exception | None = None
         try:
             self._engine.emu_start((self._pc if start is None else start) | 1, until)
-            error = None
         except unicorn.UcError as found:
             error = found
         self._pc = int(self._engine.reg_read(arm_const.UC_ARM_REG_PC)) | 1
         reason = Reason(state.reason)
         if self._failure is None and error is not None:
-            self._failure = self._explain(error)
+            self._failure = explain(
+                error, self._invalid, self.image.where(self._pc & ~1), self.part, self._slot
+            )
         elif self._failure is None and self._exception:
             self._failure = DeviceError(
                 f"the firmware raised exception {self._exception} at {self.image.where(self._pc & ~1)}",
@@ -459,7 +422,7 @@ class VirtualMachine:
             self._failure = DeviceError(
                 f"the firmware runs what is no code at {self.image.where(self._pc & ~1)}: {self._broken}"
             )
-        if self._failure is not None:
+        if self._failure is not None and reason != Reason.OUTPUT:  # what was sent before comes first
             raise self._failure
         return reason
 
@@ -474,9 +437,12 @@ class VirtualMachine:
         self._hooks.systick_serve()
         saved = [self._engine.reg_read(register) for register in _SAVED]
         back = self._pc
-        self._engine.reg_write(arm_const.UC_ARM_REG_LR, back)
+        # The handler returns to the vector table, where no code is: the engine would run through an address in the
+        # middle of code that it has translated already.
+        end = self.part.flash_address
+        self._engine.reg_write(arm_const.UC_ARM_REG_LR, end | 1)
         handler = int(self._flash[60:64].view(np.uint32)[0])
-        while self._go(self._pc if self._pc != back else handler, until=back & ~1) == Reason.FUEL:
+        while self._go(self._pc if self._pc != back else handler, until=end) == Reason.FUEL:
             state.fuel = _SLICE
         for register, value in zip(_SAVED, saved, strict=True):
             self._engine.reg_write(register, value)
@@ -514,7 +480,9 @@ class VirtualMachine:
             self._failure = error
         self._engine.emu_stop()
 
-    def _on_invalid(self, engine: object, access: int, address: int, size: int, value: int, user: object) -> bool:
+    def _on_invalid(
+        self, engine: object, access: int, address: int, size: int, value: int, user: object
+    ) -> bool:
         self._invalid = (access, address, size)
         return False
 
@@ -527,34 +495,6 @@ class VirtualMachine:
         if size > 0:
             allowed = unicorn.UC_PROT_READ | (unicorn.UC_PROT_WRITE if on else 0)
             self._engine.mem_protect(self._slot, size, allowed)
-
-    def _explain(self, error: unicorn.UcError) -> DeviceError:
-        at = self.image.where(self._pc & ~1)
-        if self._invalid is None:
-            return DeviceError(f"the firmware stopped at {at}: {error}")
-        access, address, size = self._invalid
-        verb, why = _ACCESS.get(access, ("access", "unmapped"))
-        return DeviceError(
-            f"the firmware stopped at {at}: {verb} of {size} bytes at 0x{address:08x}; {self._meaning(address, why)}",
-            remedy="on the board this is a fault",
-        )
-
-    def _meaning(self, address: int, why: str) -> str:
-        part = self.part
-        ram_end, flash_end = part.ram_address + part.ram_bytes, part.flash_address + part.flash_bytes
-        if why == "protected" and part.flash_address <= address < flash_end:
-            return "flash cannot be written without unlocking its controller" if address >= self._slot else (
-                "the firmware's own flash is read-only"
-            )
-        if part.ram_address - (1 << 16) <= address < part.ram_address:
-            return f"RAM of the part starts at 0x{part.ram_address:08x}: the stack overflowed, or a bad pointer"
-        if ram_end <= address < ram_end + (1 << 26):
-            return f"RAM of the part ends at 0x{ram_end - 1:08x} ({part.ram_bytes // 1024} KiB)"
-        if flash_end <= address < part.ram_address:
-            return f"flash of the part ends at 0x{flash_end - 1:08x} ({part.flash_bytes // 1024} KiB)"
-        if address < _PAGE:
-            return "a null pointer"
-        return "nothing is there on this part"
 
 
 def versions() -> dict[str, str]:

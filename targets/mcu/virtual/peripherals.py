@@ -1,8 +1,8 @@
 """What lies between 0x40000000 and 0x60000000 beside the serial line: registers that keep what is written.
 
-Firmware configures clocks, pins and regulators and waits for a few ready bits; those are derived from the bits that switch
-the thing on, so everything is ready at once. The flash controller is modelled (flash.py), and TIM2 counts (the tick
-source of the board that QEMU models).
+Firmware configures clocks, pins and regulators and waits for a few ready bits; those are derived from the bits that
+switch the thing on, so everything is ready at once. The flash controller is modelled (flash.py), and TIM2 counts (the
+tick source of the board that QEMU models).
 """
 
 from __future__ import annotations
@@ -15,7 +15,13 @@ from targets.mcu.virtual.flash import FlashController
 BASE: Final = 0x40000000
 END: Final = 0x60000000
 
-FLASH_BASES: Final = {"f4": 0x40023C00, "l4": 0x40022000, "g4": 0x40022000, "g0": 0x40022000, "h5": 0x40022000}
+FLASH_BASES: Final = {
+    "f4": 0x40023C00,
+    "l4": 0x40022000,
+    "g4": 0x40022000,
+    "g0": 0x40022000,
+    "h5": 0x40022000,
+}
 _BLOCK: Final = 0x400
 _TIM2: Final = 0x40000000
 _TIM2_COUNT: Final = _TIM2 + 0x24

@@ -31,7 +31,11 @@ class VirtualSerial(serial.SerialBase):  # type: ignore[misc]
 
     machine: VirtualMachine
 
-    def __init__(self, port: str | None = None, *args: Any, machine: VirtualMachine | None = None, **options: Any) -> None:
+    is_open: bool
+
+    def __init__(
+        self, port: str | None = None, *args: Any, machine: VirtualMachine | None = None, **options: Any
+    ) -> None:
         self._given = machine
         super().__init__(port, *args, **options)
 
@@ -68,7 +72,8 @@ class VirtualSerial(serial.SerialBase):  # type: ignore[misc]
         data = self._open_machine().read(size, _BLOCKING_S if self._timeout is None else self._timeout)
         if self._timeout is None and len(data) < size:
             raise DeviceError(
-                f"{self._port}: {size} bytes were asked for without a time-out; the firmware sent {len(data)} and waits",
+                f"{self._port}: {size} bytes were asked for without a time-out; the firmware sent {len(data)} "
+                "and waits for input",
                 remedy="send it a request first",
             )
         return data

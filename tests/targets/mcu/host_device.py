@@ -130,7 +130,7 @@ class Device:
 
     def __init__(
         self,
-        over: str = "socket",
+        over: str = "pty",
         there: Faults | None = None,
         back: Faults | None = None,
         program: Path | None = None,
@@ -142,6 +142,8 @@ class Device:
             [program or firmware(), *arguments], stdin=theirs, stdout=theirs, stderr=subprocess.PIPE
         )
         theirs.close()
+        assert self.process.stderr is not None
+        assert self.process.stderr.readline() == b"ready\n"
         self._device = ours
         self._done = threading.Event()
         self._there, self._back = there or Faults(), back or Faults()
@@ -156,9 +158,9 @@ class Device:
         self._thread = threading.Thread(target=self._pump, daemon=True)
         self._thread.start()
 
-    def link(self, reply_s: float = 0.5, attempts: int = 6) -> BoardLink:
-        """A link over the line; close it before the device."""
-        return BoardLink(open_port(self.url), reply_s=reply_s, attempts=attempts)
+    def link(self, reply_s: float = 0.5, attempts: int = 6, baud: int = 115200) -> BoardLink:
+        """A link over the line; close it before the device. `baud` only says how long bytes take."""
+        return BoardLink(open_port(self.url, baud=baud), reply_s=reply_s, attempts=attempts)
 
     def _pump(self) -> None:
         connection: socket.socket | None = None
@@ -208,7 +210,7 @@ class Device:
             self.process.kill()
             self.process.wait()
         assert self.process.stderr is not None
-        said = self.process.stderr.read().decode()
+        said = self.process.stderr.read().decode().replace("ready\n", "")  # of a reset
         self.process.stderr.close()
         assert self.process.returncode in (0, 3), (
             said

@@ -143,7 +143,9 @@ def layout_weighted(
     if form.kernel in (DSP_PLANES, DSP_3X3):  # int16 weights: there is room to double them
         twice = np.where(table[:, 2] != 0, 2, 1)
         table[:, 0] *= twice
-        arranged = _arrange_planes(form.kernel, rows.astype(np.int16) * twice[:, None, None].astype(np.int16))
+        arranged = _arrange_planes(
+            op, form.kernel, rows.astype(np.int16) * twice[:, None, None].astype(np.int16)
+        )
     else:
         arranged = _arrange(form.kernel, rows)
     return WeightedLayout(
@@ -207,9 +209,13 @@ def _lines(size: int) -> int:
 
 
 def _steps(op: Operator) -> int:
-    """Pairs of taps in a column: each row of a window is padded to a multiple of 4 taps."""
-    height, width, depth = _window(op)
-    return height * 2 * -(-width * depth // 4)
+    """Pairs of taps in a column, which is padded to a multiple of 4 taps."""
+    return 2 * -(-math.prod(_window(op)) // 4)
+
+
+def _stage_bytes(op: Operator, steps: int) -> int:
+    """Bytes of a window that is copied before it is expanded: where channels are not whole words."""
+    return 2 * steps if _window(op)[2] % 4 else 0
 
 
 def _columns(op: Operator, pixels: int, channels: int) -> _Form:
@@ -224,7 +230,7 @@ def _columns(op: Operator, pixels: int, channels: int) -> _Form:
         steps=steps,
         chunk=4 * groups,
         weight_bytes=pairs * block,
-        scratch_bytes=groups * group_bytes,
+        scratch_bytes=groups * group_bytes + _stage_bytes(op, steps),
         constant_lines=pairs * (reads * _lines(block) + 2 * passes),
     )
 
@@ -237,7 +243,7 @@ def _pixel(op: Operator, pixels: int, channels: int) -> _Form:
         steps=steps,
         chunk=1,
         weight_bytes=weight_bytes,
-        scratch_bytes=4 * steps,
+        scratch_bytes=4 * steps + _stage_bytes(op, steps),
         constant_lines=pixels * (_lines(weight_bytes) + channels),
     )
 
@@ -245,22 +251,25 @@ def _pixel(op: Operator, pixels: int, channels: int) -> _Form:
 def _planes(op: Operator) -> _Form:
     _, out_h, out_w, channels = op.output
     (height, width), (stride_h, stride_w) = op.kernel, op.stride
-    pairs = -(-width // 2)
-    pitch = -(-((out_w - 1) * stride_w + 2 * pairs) // 2) * 2
-    planes = min(4, op.inputs[0][-1])
+    planes, columns = min(4, op.inputs[0][-1]), -(-((out_w - 1) * stride_w + width) // 2)
+
+    def scratch(rows: int) -> int:
+        return 4 * planes * columns * ((rows - 1) * stride_h + height)
+
     rows = out_h
-    while rows > 1 and 2 * planes * pitch * ((rows - 1) * stride_h + height) > PLANE_BYTES:
-        rows -= 1
-    weight_bytes = 4 * pairs * height
+    while rows > 1 and scratch(rows) > PLANE_BYTES:
+        rows = (rows - 1) // 4 * 4 if rows > 4 else rows - 1  # outputs are done four at a time
+    # Weights for windows that start at an even column, and, where there are such, at an odd one.
+    words = height * (-(-width // 2) + (width // 2 + 1) * (stride_w % 2))
     bands = -(-out_h // rows)
-    reads = bands if weight_bytes <= CACHE_BYTES else out_h * out_w
+    reads = bands if 4 * words <= CACHE_BYTES else -(-out_h * out_w // 4)
     return _Form(
         kernel=DSP_PLANES,
-        steps=pairs * height,
+        steps=words,
         chunk=rows,
-        weight_bytes=channels * weight_bytes,
-        scratch_bytes=2 * planes * pitch * ((rows - 1) * stride_h + height),
-        constant_lines=channels * (reads * _lines(weight_bytes) + bands),
+        weight_bytes=4 * channels * words,
+        scratch_bytes=scratch(rows),
+        constant_lines=channels * (reads * _lines(4 * words) + bands),
     )
 
 
@@ -313,22 +322,25 @@ def _plain_depthwise(op: Operator) -> _Form:
     return _Form(PLAIN, 0, 0, channels * taps, 0, channels * (reads * _lines(taps) + 1))
 
 
-def _arrange_planes(kernel: int, rows: NDArray[np.int16]) -> bytes:
+def _arrange_planes(op: Operator, kernel: int, rows: NDArray[np.int16]) -> bytes:
     if kernel == DSP_3X3:
         return rows[:, :, [0, 1, 1, 2]].astype("<i2").tobytes()
     channels, height, width = rows.shape
-    wide = np.zeros((channels, height, -(-width // 2) * 2), "<i2")
-    wide[:, :, :width] = rows
-    return wide.tobytes()
+    sets = []
+    for phase in range(1 + op.stride[1] % 2):
+        wide = np.zeros((channels, height, -(-(width + phase) // 2) * 2), "<i2")
+        wide[:, :, phase : phase + width] = rows
+        sets.append(wide.reshape(channels, height, -1, 2).transpose(0, 2, 1, 3).reshape(channels, -1))
+    return np.concatenate(sets, axis=1).tobytes()
 
 
 def _arrange(kernel: int, rows: Int8Array) -> bytes:
     if kernel == PLAIN:
         return rows.tobytes()
     channels, height, width = rows.shape
-    # Rows to multiples of 4 taps, then taps in the order of SXTB16: (0, 2), (1, 3).
-    wide = np.zeros((channels, height, -(-width // 4) * 4), np.int8)
-    wide[:, :, :width] = rows
+    # Columns to multiples of 4 taps, then taps in the order of SXTB16: (0, 2), (1, 3).
+    wide = np.zeros((channels, -(-height * width // 4) * 4), np.int8)
+    wide[:, : height * width] = rows.reshape(channels, -1)
     steps = wide.reshape(channels, -1, 2, 2).transpose(0, 1, 3, 2).reshape(channels, -1, 2)
     if kernel == DSP_COLUMNS:
         if channels % 2:  # the last one with the one before it, once more; a single one with itself

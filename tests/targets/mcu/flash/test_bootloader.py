@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from targets.mcu.flash import remedies
 from targets.mcu.flash.bootloader import Bootloader
@@ -223,6 +225,48 @@ def test_a_board_that_died_half_way_can_be_flashed_again() -> None:
         chip.heal()
         assert QUICK.flash(BOARD, image, address=FLASH, probe=chip.port).verified
         assert chip.flash[: len(image)] == image
+
+
+EVENTS = (
+    "init",
+    "get",
+    "get data",
+    "id",
+    "id data",
+    "erase",
+    "erase data",
+    "write",
+    "write data",
+    "read",
+    "read data",
+)
+FAULTS: tuple[an3155.Fault, ...] = ("nack", "silent", "close", "cut", "noise", "flip")
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    st.dictionaries(
+        st.tuples(st.sampled_from((*EVENTS, "go", "go address")), st.integers(0, 4)), st.sampled_from(FAULTS),
+        min_size=1, max_size=3,
+    )
+)  # fmt: skip
+def test_whatever_fails_the_end_is_right_or_typed(faults: dict[tuple[str, int], an3155.Fault]) -> None:
+    """Never a hang, never another exception, never `verified` over a flash that differs; and the port is free."""
+    image = make_image(1100)
+    hasty = Bootloader(reply_s=0.04, erase_s=0.08)
+    with an3155.Bootloader(faults=faults) as chip:
+        try:
+            report = hasty.flash(BOARD, image, address=FLASH, probe=chip.port, timeout_s=5)
+        except DeviceError:
+            assert "erase" not in chip.events
+        except FlashingError:
+            assert "erase" in chip.events
+        else:
+            assert report.verified
+            assert chip.flash[: len(image)] == image
+            assert chip.started_at == FLASH
+        if "close" not in faults.values():
+            assert released(chip.port)
 
 
 def test_the_emulated_flash_is_flash() -> None:

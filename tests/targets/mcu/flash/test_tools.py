@@ -311,11 +311,15 @@ def hang(bench: Bench, flasher: ToolFlasher, text: str = "") -> Path:
 
 
 def test_pyocd_that_waits_for_a_probe_for_ever_is_ended_at_once(bench: Bench) -> None:
-    pids = hang(bench, PYOCD, "Waiting for a debug probe to be connected...")
+    late = bench.folder / "late"
+    pids = bench.folder / "pids"
+    waiting = "echo Waiting for a debug probe to be connected..."
+    bench.put(PYOCD, f"sleep 60 &\necho $$ $! > '{pids}'\n{waiting}\nsleep 4\n: > '{late}'")
     with pytest.raises(DeviceError, match="no probe was found") as caught:
         flash(PYOCD, timeout_s=50)
     assert caught.value.remedy == remedies.NO_PROBE
     assert gone(pids)
+    assert not late.exists()
 
 
 @pytest.mark.parametrize("flasher", TOOLS, ids=lambda flasher: flasher.name)

@@ -1,0 +1,99 @@
+/* Channels of an int8 image -> planes: see planes.h. */
+#include "planes.h"
+
+#if BF_WITH_DSP
+/* `count` bytes as the four bytes of a word. */
+static inline __attribute__((always_inline)) uint32_t load_some(const int8_t *from, uint32_t count)
+{
+    if (count == 4) {
+        return bf_load32(from);
+    }
+    uint32_t bytes = (uint8_t)from[0];
+    if (count > 1) {
+        bytes |= (uint32_t)(uint8_t)from[1] << 8;
+    }
+    if (count > 2) {
+        bytes |= (uint32_t)(uint8_t)from[2] << 16;
+    }
+    return bytes;
+}
+
+/* Two columns of `count` channels as pairs, `rows` words in each plane. */
+static inline __attribute__((always_inline)) void gather_pairs(const int8_t *left, uint32_t left_pitch,
+                                                               const int8_t *right, uint32_t right_pitch, uint32_t count,
+                                                               uint32_t rows, uint32_t *to, uint32_t plane)
+{
+    uint32_t *p0 = to, *p1 = p0 + plane, *p2 = p1 + plane, *p3 = p2 + plane;
+    for (; rows > 0; rows--, left += left_pitch, right += right_pitch) {
+        uint32_t a = load_some(left, count), b = load_some(right, count);
+        uint32_t low = bf_pkhbt_lsl16(a, b), high = bf_pkhtb_asr16(b, a); /* bytes a0 a1 b0 b1 and a2 a3 b2 b3 */
+        *p0++ = bf_sxtb16(low);
+        if (count > 1) {
+            *p1++ = bf_sxtb16_ror8(low);
+        }
+        if (count > 2) {
+            *p2++ = bf_sxtb16(high);
+        }
+        if (count > 3) {
+            *p3++ = bf_sxtb16_ror8(high);
+        }
+    }
+}
+
+static void gather_four(const int8_t *left, uint32_t left_pitch, const int8_t *right, uint32_t right_pitch,
+                        uint32_t rows, uint32_t *to, uint32_t plane)
+{
+    gather_pairs(left, left_pitch, right, right_pitch, 4, rows, to, plane);
+}
+
+static void gather_less(const int8_t *left, uint32_t left_pitch, const int8_t *right, uint32_t right_pitch,
+                        uint32_t count, uint32_t rows, uint32_t *to, uint32_t plane)
+{
+    gather_pairs(left, left_pitch, right, right_pitch, count, rows, to, plane);
+}
+
+static void fill_rows(uint32_t pair, uint32_t count, uint32_t rows, uint32_t *to, uint32_t plane)
+{
+    for (; rows > 0; rows--, to++) {
+        for (uint32_t i = 0; i < count; i++) {
+            to[i * plane] = pair;
+        }
+    }
+}
+
+void bf_gather(const struct bf_window *op, const int8_t *input, int32_t y, uint32_t count, uint32_t columns,
+                   uint32_t height, uint32_t *to)
+{
+    uint32_t plane = columns * height, pitch = (uint32_t)op->in_w * op->in_c;
+    uint32_t above = y < 0 ? (uint32_t)-y : 0, below = 0;
+    above = above > height ? height : above;
+    if (y + (int32_t)height > op->in_h) {
+        below = (uint32_t)(y + (int32_t)height - op->in_h);
+        below = below > height - above ? height - above : below;
+    }
+    int8_t outside[4] = {op->in_zero, op->in_zero, op->in_zero, op->in_zero};
+    uint32_t zeros = ((uint32_t)op->in_zero & 0xffffu) | ((uint32_t)op->in_zero << 16);
+    uint32_t inside = height - above - below;
+    const int8_t *rows = input + (y + (int32_t)above) * (int32_t)pitch;
+    for (uint32_t column = 0; column < columns; column++, to += height) {
+        int32_t x = 2 * (int32_t)column - op->pad_left;
+        const int8_t *left = outside, *right = outside; /* columns outside the image stay at one place */
+        uint32_t left_pitch = 0, right_pitch = 0;
+        if (x >= 0 && x < op->in_w) {
+            left = rows + x * op->in_c;
+            left_pitch = pitch;
+        }
+        if (x + 1 >= 0 && x + 1 < op->in_w) {
+            right = rows + (x + 1) * op->in_c;
+            right_pitch = pitch;
+        }
+        fill_rows(zeros, count, above, to, plane);
+        if (count == 4) {
+            gather_four(left, left_pitch, right, right_pitch, inside, to + above, plane);
+        } else {
+            gather_less(left, left_pitch, right, right_pitch, count, inside, to + above, plane);
+        }
+        fill_rows(zeros, count, below, to + above + inside, plane);
+    }
+}
+#endif

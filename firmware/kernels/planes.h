@@ -1,0 +1,13 @@
+/* Planes: single channels of an int8 image as int16, for the depthwise kernels with the DSP extension. Columns of the
+ * image lie in pairs, with the zero point where a pair reaches outside: word [pair of columns][row] is (x, x + 1). So the
+ * rows of a window are words that follow each other, whatever the image's width. */
+#ifndef BF_PLANES_H
+#define BF_PLANES_H
+#include "dsp.h"
+#include "kernels.h"
+
+/* Rows from y on, `height` of them, of `count` channels (1 to 4) into as many planes of `columns` columns of `height`
+ * words. */
+void bf_gather(const struct bf_window *op, const int8_t *input, int32_t y, uint32_t count, uint32_t columns,
+               uint32_t height, uint32_t *to);
+#endif
