@@ -45,13 +45,133 @@ static void run_windows(const struct plane *plane, const uint32_t *window, uint3
     }
 }
 
+#if defined(__ARM_FEATURE_DSP) && defined(__ARM_FP) && !defined(BF_NO_ASSEMBLY)
+/* What the assembly reads, in this order: blocks of four outputs in a line. */
+struct blocks {
+    const uint32_t *window;
+    uint32_t distance, gap, column_bytes; /* gap: from the end of one column's rows to the next column's */
+    const uint32_t *weights, *weights_end;
+    uint32_t count, block_bytes;
+    int32_t bias, multiplier, rounding, shift;
+    int8_t *output;
+    uint32_t out_step;
+};
+
+#if BF_MUTATE == 1
+#define SIGN(y) "mov r5, r11\n"
+#else
+#define SIGN(y) "add r5, r11, " #y ", asr #31\n"
+#endif
+#define NARROW(y)                       \
+    SIGN(y)                             \
+    "smmlar " #y ", " #y ", r10, r5\n" \
+    "asr " #y ", " #y ", r12\n"        \
+    "ssat " #y ", #8, " #y "\n"
+
+/* s0-s13 hold the arguments; r0-r3 walk the four windows, r4 the weights, sums in r6-r9. */
+__attribute__((naked, noinline)) static void run_blocks(__attribute__((unused)) const struct blocks *blocks)
+{
+    __asm volatile(
+        ".syntax unified\n"
+        "push {r4-r11, lr}\n"
+        "vldm r0, {s0-s13}\n"
+        "1:\n"
+        "vmov r0, s0\n"
+        "vmov r14, s1\n"
+        "vmov r4, s4\n"
+        "vmov r6, s8\n"
+        "vmov r12, s7\n"
+        "add r1, r0, r14\n"
+        "add r2, r1, r14\n"
+        "add r3, r2, r14\n"
+        "add r12, r12, r0\n"
+        "vmov s0, r12\n"
+        "mov r7, r6\n"
+        "mov r8, r6\n"
+        "mov r9, r6\n"
+        "2:\n"
+        "vmov r12, s3\n"
+        "add r12, r12, r4\n"
+        "3:\n"
+        "ldr r5, [r4], #4\n"
+        "ldr r10, [r0], #4\n"
+        "ldr r11, [r1], #4\n"
+        "smlad r6, r10, r5, r6\n"
+        "smlad r7, r11, r5, r7\n"
+        "ldr r10, [r2], #4\n"
+        "ldr r11, [r3], #4\n"
+        "smlad r8, r10, r5, r8\n"
+        "smlad r9, r11, r5, r9\n"
+        "cmp r4, r12\n"
+        "bne 3b\n"
+        "vmov r5, s2\n"
+        "vmov r12, s5\n"
+        "adds r0, r0, r5\n"
+        "adds r1, r1, r5\n"
+        "adds r2, r2, r5\n"
+        "adds r3, r3, r5\n"
+        "cmp r4, r12\n"
+        "bne 2b\n"
+        "vmov r10, s9\n"
+        "vmov r11, s10\n"
+        "vmov r12, s11\n"
+        NARROW(r6) NARROW(r7) NARROW(r8) NARROW(r9)
+        "vmov r0, s12\n"
+        "vmov r1, s13\n"
+        "vmov r2, s6\n"
+        "strb r6, [r0]\n"
+        "strb r7, [r0, r1]\n"
+        "strb r8, [r0, r1, lsl #1]\n"
+        "add r0, r0, r1, lsl #1\n"
+        "strb r9, [r0, r1]\n"
+        "add r0, r0, r1, lsl #1\n"
+        "vmov s12, r0\n"
+        "subs r2, r2, #1\n"
+        "vmov s6, r2\n"
+        "bne 1b\n"
+        "pop {r4-r11, pc}\n");
+}
+#define HAS_BLOCKS 1
+#else
+#define HAS_BLOCKS 0
+#endif
+
 /* `count` outputs in a line, of which each is `distance` words behind the one before; four at a time, where the last four
  * overlap the ones before. Lines of less than four are done one by one. */
 static void run_line(const struct plane *plane, const uint32_t *window, uint32_t distance, const uint32_t *weights,
                      uint32_t pairs, uint32_t count, int8_t *output, uint32_t out_step)
 {
-    uint32_t step = count < 4 ? 1 : 4;
-    for (uint32_t at = 0; at < count; at += step) {
+    uint32_t step = count < 4 ? 1 : 4, at = 0;
+#if HAS_BLOCKS
+    const struct bf_channel *channel = plane->channel;
+    if (step == 4 && channel->rounding != 0) {
+        struct blocks blocks = {
+            .window = window,
+            .distance = 4 * distance,
+            .gap = 4 * (plane->height - plane->kernel_h),
+            .column_bytes = 4 * plane->kernel_h,
+            .weights = weights,
+            .weights_end = weights + pairs * plane->kernel_h,
+            .count = count / 4,
+            .block_bytes = 16 * distance,
+            .bias = channel->bias,
+            .multiplier = channel->multiplier,
+            .rounding = channel->rounding,
+            .shift = -channel->shift,
+            .output = output,
+            .out_step = out_step,
+        };
+        run_blocks(&blocks);
+        if (count % 4 != 0) {
+            blocks.window = window + (count - 4) * distance;
+            blocks.output = output + (count - 4) * out_step;
+            blocks.count = 1;
+            run_blocks(&blocks);
+        }
+        return;
+    }
+#endif
+    for (; at < count; at += step) {
         at = at + step > count ? count - step : at;
         run_windows(plane, window + at * distance, step == 1 ? 0 : distance, weights, pairs, step, output + at * out_step,
                     out_step);

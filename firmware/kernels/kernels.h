@@ -53,7 +53,7 @@ int bf_has_weighted(uint8_t kind, uint8_t kernel);
 /* bf_operator.kernel of add and mul. */
 enum bf_binary_kernel {
     BF_BINARY_GENERAL = 0, /* any scales: requantisation in 64 bits */
-    BF_BINARY_SHORT = 1,   /* out shift in [-22, -1]; an add's first operand has the larger scale */
+    BF_BINARY_SHORT = 1,   /* out shift in [-22, -1]; an add's first operand has the larger scale, a b shift of 0 the same */
 };
 
 /* Kinds without weights. Inputs may also lie in the program: constants. */

@@ -12,16 +12,16 @@ from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
-from targets.mcu import replies, wire
+from targets.mcu import replies, slot, wire
 from targets.mcu.dialogue import ATTEMPTS, Dialogue
 from targets.mcu.port import Port
 from targets.mcu.replies import BoardRestarted, Hello, ModelInfo, Refused, RunReply
+from targets.mcu.slot import SlotProgress
 from targets.mcu.wire import Command, Status
-from toolchain.errors import DeviceError, FlashingError
+from toolchain.errors import DeviceError
 
 __all__ = ["BoardLink", "BoardRestarted", "Hello", "ModelInfo", "Refused", "RunResult"]
 
-SlotProgress = Callable[[int, int], None]  # (bytes that are right, all bytes)
 
 _RESET_S: Final = 5.0  # a board is back after some milliseconds, an emulator or a process a little later
 
@@ -118,19 +118,12 @@ class BoardLink:
         Raises:
             FlashingError: outside of the slot, not whole pages, or the flash refuses.
         """
-        page = self.board.page_bytes
-        if count % page:
-            raise FlashingError(f"{count} bytes are no whole pages of {page}", remedy="erase whole pages")
-        for at in range(offset, offset + count, page):
-            self._line.ask(Command.SLOT_ERASE, wire.words(at, page))
         self._model = None
+        slot.erase(self._line, offset, count)
 
     def slot_crc(self, offset: int, count: int) -> int:
         """CRC-32 of a part of the slot. Raises FlashingError outside of it."""
-        payload = self._line.ask(Command.SLOT_CRC, wire.words(offset, count), work_s=count * 1e-6)
-        return self._line.parsed(Command.SLOT_CRC, lambda data: wire.fields("slot_crc_reply", data), payload)[
-            "crc32"
-        ]
+        return slot.slot_crc(self._line, offset, count)
 
     def write_slot(self, offset: int, data: bytes, progress: SlotProgress | None = None) -> int:
         """Bring data into the slot. Pages that are right already are left alone, since every erasure wears them.
@@ -140,7 +133,7 @@ class BoardLink:
         Args:
             offset: in the slot, a multiple of its page.
             data: any length.
-            progress: called with the bytes that are right so far.
+            progress: called with the bytes that are right so far, and all bytes.
 
         Returns:
             The bytes of the pages that were written; 0 where nothing had to be.
@@ -148,50 +141,8 @@ class BoardLink:
         Raises:
             FlashingError: it does not fit, the flash refuses, or reads otherwise than written.
         """
-        board = self.board
-        whole = data + b"\xff" * (-len(data) % board.write_bytes)
-        if offset < 0 or offset % board.page_bytes:
-            raise FlashingError(
-                f"offset {offset} of the slot is no multiple of its page of {board.page_bytes} bytes",
-                remedy="write from the start of a page",
-            )
-        if offset + len(whole) > board.slot_bytes:
-            raise FlashingError(
-                f"{len(whole)} bytes at offset {offset} exceed the model slot of {board.slot_bytes} bytes",
-                remedy="write less at a time, or take a board with more flash",
-            )
         self._model = None
-        written = 0
-        if not whole or self.slot_crc(offset, len(whole)) == zlib.crc32(whole):
-            if progress is not None:
-                progress(len(data), len(data))
-            return 0
-        for at in range(0, len(whole), board.page_bytes):
-            page = whole[at : at + board.page_bytes]
-            written += self._write_page(offset + at, page)
-            if progress is not None:
-                progress(min(at + len(page), len(data)), len(data))
-        return written
-
-    def _write_page(self, offset: int, page: bytes) -> int:
-        wanted, blank = zlib.crc32(page), zlib.crc32(b"\xff" * len(page))
-        found = self.slot_crc(offset, len(page))
-        if found == wanted:
-            return 0
-        if found != blank:
-            self.erase(offset, self.board.page_bytes)
-        chunk = self.board.chunk_bytes // self.board.write_bytes * self.board.write_bytes
-        for at in range(0, len(page), chunk):
-            part = page[at : at + chunk]
-            if part.strip(b"\xff"):  # an erased chunk reads so already
-                self._line.ask(Command.SLOT_WRITE, wire.words(offset + at) + part)
-        found = self.slot_crc(offset, len(page))
-        if found != wanted:
-            raise FlashingError(
-                f"the slot at offset {offset} has CRC {found:#010x} after it was written, not {wanted:#010x}",
-                remedy="the flash may be worn out; try another board",
-            )
-        return len(page)
+        return slot.write(self._line, offset, data, progress)
 
     # --- a model ---------------------------------------------------------------------------------------------------
 
@@ -418,11 +369,15 @@ class BoardLink:
         return reply
 
     def _check_wrap(self) -> None:
-        """Long runs: the counter has 32 bits. An operator takes less than the whole, so their sum tells."""
+        """Long runs: the counter has 32 bits. Each operator takes less than the whole, so their sum tells."""
         model = self._opened()
-        run_s = model.run_s or 0.0
-        if run_s < _WRAP_S or not (model.filled or model.lasting):
+        if (model.run_s or 0.0) < _WRAP_S:
             return
+        if not (model.filled or model.lasting):
+            raise DeviceError(
+                f"a run takes {model.run_s:.1f} s, in which the counter of {self._line.name} may wrap",
+                remedy="open the model with keep_inputs, so that its operators can be timed as well",
+            )
         self._run_once(0, 1, wire.RUN_TIMED | wire.RUN_OPERATORS)
         if sum(self.operator_ticks()) >= 2**32:
             raise DeviceError(

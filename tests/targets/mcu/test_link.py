@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections.abc import Iterator
 
@@ -157,7 +158,7 @@ def test_the_device_itself_keeps_to_its_slot(link: BoardLink) -> None:
         (Command.OPEN, wire.words(8, 16, 0)),
         (Command.OPEN, wire.words(0xFFFFFFF0, 32, 0)),
     ]:
-        with pytest.raises(FlashingError, match=r"SLOT|OPEN"):
+        with pytest.raises(FlashingError, match="does not fit the model slot"):
             line.ask(command, payload)
 
 
@@ -330,6 +331,42 @@ def test_a_counter_that_stands_still_is_never_a_time() -> None:
         result = link.run(timed=False)
         assert result.ticks == ()
         assert link.output() == outputs([wire.noise(1, [8])[0].tobytes()], 8)
+
+
+@pytest.fixture
+def slowly() -> Iterator[BoardLink]:
+    """A link to whose clock every run takes longer than a fast counter of 32 bits can count."""
+    with Device(slow=5) as device, BoardLink(open_port(device.url), reply_s=1e4, clock=_fast_clock) as opened:
+        put(opened, model())
+        yield opened
+
+
+def _fast_clock() -> float:
+    return time.monotonic() * 1e4
+
+
+def test_a_long_run_that_does_not_wrap(slowly: BoardLink) -> None:
+    slowly.open_model(0, 32, keep_inputs=True)
+    slowly.set_input(bytes(8))
+    assert len(slowly.run(1, 2).ticks) == 2
+    assert slowly.output() == outputs([bytes(8)], 8)
+
+
+def test_a_run_in_which_the_counter_wraps_has_no_time(
+    slowly: BoardLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slowly.open_model(0, 32)
+    slowly.fill_input(1)
+    monkeypatch.setattr(slowly, "operator_ticks", lambda: (2**31, 2**31 - 1))
+    assert len(slowly.run().ticks) == 1
+    monkeypatch.setattr(slowly, "operator_ticks", lambda: (2**31, 2**31))
+    with pytest.raises(DeviceError, match=f"more than {2**32} cycles"):
+        slowly.run()
+    slowly.set_input(bytes(8))
+    with pytest.raises(DeviceError, match="may wrap"):
+        slowly.run(0, 1)
+    slowly.set_input(bytes(8))
+    assert slowly.run(0, 1, timed=False).ticks == ()
 
 
 def test_outputs_that_change_are_seen(link: BoardLink) -> None:

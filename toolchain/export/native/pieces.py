@@ -204,7 +204,7 @@ def _binary(
         first, second, zeros, names = second, first, zeros[::-1], names[::-1]
         axes = [(size, stride_b, stride_a) for size, stride_a, stride_b in axes]
     right, zero = -out[1], output.zero_point[0]
-    short = 1 <= right <= _LARGEST_SHORT_SHIFT
+    short = 1 <= right <= _LARGEST_SHORT_SHIFT and (op.kind == "mul" or second[0] > 0)
     rounding = (1 << (right - 1)) + (zero << right) if short else 0
     clamp = reference.activation_range(op.activation, output)
     tail = b"".join(layout.EXTENT.pack(*axis) for axis in axes)
