@@ -172,6 +172,40 @@ static void run_blocks(const struct blocks *b)
 }
 #endif
 
+/* One row of four neighbouring windows of three columns with stride 1: six columns of the image, each expanded once and
+ * stored for all windows that it is in. `from` is the first of them, `words` a pixel's channels / 4. */
+static void pack_row_of_four(uint32_t *to, const int8_t *from, uint32_t words)
+{
+    uint32_t channels = 4 * words;
+    uint32_t *t0 = to, *t1 = t0 + 8 * words, *t2 = t1 + 8 * words;
+    const int8_t *more = from + 3 * channels;
+    for (; words > 0; words--, from += 4, more += 4, t0 += 8, t1 += 8, t2 += 8) {
+        uint32_t a = bf_load32(from), b = bf_load32(from + channels), c = bf_load32(from + 2 * channels), x, y;
+        x = bf_sxtb16(a), y = bf_sxtb16_ror8(a);
+        t0[0] = x, t0[4] = y;
+        x = bf_sxtb16(b), y = bf_sxtb16_ror8(b);
+        t0[1] = x, t0[5] = y, t1[0] = x, t1[4] = y;
+        x = bf_sxtb16(c), y = bf_sxtb16_ror8(c);
+        t0[2] = x, t0[6] = y, t1[1] = x, t1[5] = y, t2[0] = x, t2[4] = y;
+        a = bf_load32(more), b = bf_load32(more + channels), c = bf_load32(more + 2 * channels);
+        x = bf_sxtb16(a), y = bf_sxtb16_ror8(a);
+        t0[3] = x, t0[7] = y, t1[2] = x, t1[6] = y, t2[1] = x, t2[5] = y;
+        x = bf_sxtb16(b), y = bf_sxtb16_ror8(b);
+        t1[3] = x, t1[7] = y, t2[2] = x, t2[6] = y;
+        x = bf_sxtb16(c), y = bf_sxtb16_ror8(c);
+        t2[3] = x, t2[7] = y;
+    }
+}
+
+/* The windows at (y, x) to (y, x + 3), where they are three columns wide and inside the image. */
+static void pack_four(const struct bf_window *op, const int8_t *input, int32_t y, int32_t x, uint32_t *to)
+{
+    const int8_t *from = input + (y * op->in_w + x) * op->in_c;
+    for (uint32_t row = op->kernel_h; row > 0; row--, from += op->in_w * op->in_c, to += 6 * op->in_c) {
+        pack_row_of_four(to, from, op->in_c / 4u);
+    }
+}
+
 /* Channels c and, one further, c1, for `groups` groups of columns. */
 static void run_pair(struct blocks *b, const struct bf_window *op, const struct bf_channel *c0, const struct bf_channel *c1)
 {
@@ -207,6 +241,7 @@ void bf_conv2d_columns(const struct bf_window *op, const uint8_t *program, const
 {
     const struct bf_channel *channels = (const struct bf_channel *)(program + op->channels);
     uint32_t pixels = (uint32_t)op->out_h * op->out_w; /* at least 4 */
+    int neighbours = op->kernel_w == 3 && op->stride_w == 1 && op->in_c % 4 == 0;
     struct blocks b;
     b.steps = op->steps;
     b.steps_to_skip = -b.steps & 7;
@@ -223,6 +258,20 @@ void bf_conv2d_columns(const struct bf_window *op, const uint8_t *program, const
         int32_t y = (int32_t)(row * op->stride_h) - op->pad_top, x = (int32_t)(at * op->stride_w) - op->pad_left;
         uint32_t *column = scratch;
         for (uint32_t i = 0; i < count; i++) {
+            if (neighbours && (i & 3) == 0 && at + 4 <= op->out_w && x >= 0 && x + 6 <= op->in_w && y >= 0 &&
+                y + op->kernel_h <= op->in_h) {
+                pack_four(op, input, y, x, column);
+                column += 4 * b.steps;
+                i += 3;
+                at += 4;
+                x += 4;
+                if (at == op->out_w) {
+                    at = 0;
+                    x = -(int32_t)op->pad_left;
+                    y += op->stride_h;
+                }
+                continue;
+            }
             bf_pack_window(op, input, y, x, column, 4, stage);
             column += (i & 3) == 3 ? 4 * b.steps - 3 : 1;
             x += op->stride_w;
