@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TORCH_ARGS ?=
 READY := $(VENV)/.ready
 
-.PHONY: help setup debian demo test test-slow check bench bench-binas bench-kernels bench-board format clean
+.PHONY: help setup debian demo test test-slow check bench bench-binas bench-kernels bench-board bench-linux format clean
 help:
 	@echo "make demo       the whole loop on this CPU: profile, search, train, export, run, compare (about five minutes)"
 	@echo "make test       unit and end-to-end tests        make test-slow  the slower ones"
@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt tools/install.py
 
 # A second compiler, a second emulator and the tools that real boards need. Nothing depends on it: what is missing is
 # skipped by the tests, with the reason.
-DEBIAN := gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm stm32flash openocd stlink-tools
+DEBIAN := gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm stm32flash openocd stlink-tools openssh-server
 debian:
 	@if ! command -v apt-get >/dev/null; then echo "skipped: no apt-get here ($(DEBIAN))"; \
 	elif [ "$$(id -u)" != 0 ]; then echo "skipped: needs root (sudo make debian): $(DEBIAN)"; \
@@ -64,6 +64,11 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/bench.py
+
+# A real sshd on loopback; BOARD=ssh://pi@raspberrypi.local measures a board instead.
+bench-linux: $(READY)
+	$(BIN)/python benchmarks/bench_linux.py $(if $(BOARD),--target '$(BOARD)')
+	$(BIN)/python benchmarks/bench_predictor.py
 
 bench-binas: $(READY)
 	$(BIN)/python benchmarks/bench_selection.py
