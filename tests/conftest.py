@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported, which most tests never do
+# zig builds its own runtime libraries once per cache, which takes longer than most tests: they share the user's.
+_CACHES = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+os.environ.setdefault("ZIG_GLOBAL_CACHE_DIR", str(_CACHES / "zig"))
 
 
 @pytest.fixture(autouse=True)
