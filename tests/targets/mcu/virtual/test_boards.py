@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 pytest.importorskip("unicorn")
-serial = pytest.importorskip("serial")
+pytest.importorskip("serial")
+
+import serial
 
 from targets.mcu.board import list_boards, load_board
 from targets.mcu.link import BoardLink
