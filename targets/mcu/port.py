@@ -112,9 +112,11 @@ def open_port(url: str, *, baud: int = BAUD, write_timeout_s: float = 10.0) -> S
         raise ConfigurationError(
             "talking to a board needs the package pyserial", remedy="pip install boardfit[boards]"
         ) from error
+    # pyserial's RFC 2217 has no time-out of writing: there it is TCP that gives up.
+    patience = None if url.startswith("rfc2217:") else write_timeout_s
     try:
         opened = serial.serial_for_url(
-            url, baudrate=baud, timeout=_POLL_S, write_timeout=write_timeout_s, exclusive=True
+            url, baudrate=baud, timeout=_POLL_S, write_timeout=patience, exclusive=True
         )
     except ValueError as error:
         raise ConfigurationError(

@@ -154,6 +154,8 @@ def test_the_device_itself_keeps_to_its_slot(link: BoardLink) -> None:
         (Command.SLOT_WRITE, wire.words(size - 8) + bytes(16)),
         (Command.SLOT_CRC, wire.words(0, size + 1)),
         (Command.SLOT_CRC, wire.words(size + 1, 0)),
+        (Command.SLOT_CRC, wire.words(8, 0xFFFFFFFC)),
+        (Command.SLOT_ERASE, wire.words(PAGE, 0xFFFFF000)),
         (Command.OPEN, wire.words(0, size + 1, 0)),
         (Command.OPEN, wire.words(8, 16, 0)),
         (Command.OPEN, wire.words(0xFFFFFFF0, 32, 0)),

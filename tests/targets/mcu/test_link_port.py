@@ -6,12 +6,16 @@ import os
 import socket
 import sys
 import termios
+import threading
 import tty
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import serial
+import serial.rfc2217
 
+from targets.mcu.link import BoardLink
 from targets.mcu.port import SerialPort, open_port
 from toolchain.errors import ConfigurationError, DeviceError
 
@@ -40,6 +44,42 @@ def test_bytes_go_both_ways(line: tuple[int, str]) -> None:
         assert os.read(far, 10) == b"there"
         os.write(far, b"back")
         assert port.read() == b"back"
+
+
+@pytest.mark.filterwarnings("ignore:set(Daemon|Name):DeprecationWarning")  # pyserial 3.5's own
+def test_a_serial_line_over_the_network() -> None:
+    """RFC 2217: telnet with escapes, as ser2net and pyserial's own servers speak it."""
+    sent = bytes(range(256)) * 4
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        echo = threading.Thread(target=_echo_rfc2217, args=(server,))
+        echo.start()
+        with open_port(f"rfc2217://127.0.0.1:{server.getsockname()[1]}") as port:
+            port.write(sent)
+            got = bytearray()
+            for _ in range(500):
+                if len(got) < len(sent):
+                    got += port.read()
+        echo.join(10)
+        assert not echo.is_alive()
+    assert got == sent
+
+
+def _echo_rfc2217(server: socket.socket) -> None:
+    connection = server.accept()[0]
+    with connection, serial.serial_for_url("loop://", timeout=0) as loop:
+        writer = type("Connection", (), {"write": staticmethod(connection.sendall)})
+        manager = serial.rfc2217.PortManager(loop, writer)
+        while data := connection.recv(4096):
+            loop.write(b"".join(manager.filter(data)))
+            while loop.in_waiting:
+                connection.sendall(b"".join(manager.escape(loop.read(loop.in_waiting))))
+
+
+def test_an_echo_is_no_answer() -> None:
+    """A line whose two wires are joined brings back what was sent."""
+    link = BoardLink(open_port("loop://"), reply_s=0.02)
+    with link, pytest.raises(DeviceError, match="bytes came and no answer"):
+        link.hello()
 
 
 def test_a_busy_port_is_named_so_and_released_by_its_holder(line: tuple[int, str]) -> None:
