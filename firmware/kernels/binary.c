@@ -10,75 +10,95 @@
 typedef void run_function(const struct bf_binary *op, const int8_t *a, uint32_t step_a, const int8_t *b,
                           uint32_t step_b, int8_t *output, uint32_t count);
 
-#define RUN static inline __attribute__((always_inline)) void
+#define INLINE static inline __attribute__((always_inline))
+
+/* The compiler would turn (b << n) - (zero << n) back into (b - zero) << n, one instruction more. */
+#define OPAQUE(x) __asm("" : "+r"(x))
+
+/* What a short run needs, in registers. */
+struct numbers {
+    int32_t zero_a, zero_b, half_b, right_b, rounding, right;
+    uint32_t multiplier_b, multiplier;
+};
+
+typedef int32_t one_function(const struct numbers *n, int32_t a, int32_t b);
+
+INLINE int32_t narrow(const struct numbers *n, int32_t twice)
+{
+    return bf_ssat8((bf_smmlar((uint32_t)twice, n->multiplier, n->rounding) + (twice >> 31)) >> n->right);
+}
 
 /* The operand with the larger scale comes first: its half is exact, one bit less of a shift. Sums are taken twice, which
  * is the doubling of the high product. */
-RUN add_short(const struct bf_binary *op, const int8_t *a, uint32_t step_a, const int8_t *b, uint32_t step_b,
-              int8_t *output, uint32_t count)
+INLINE int32_t add_short(const struct numbers *n, int32_t a, int32_t b)
 {
-    const int32_t zero_a = op->zero_a * (1 << 20), zero_b = op->zero_b * (1 << 21), right_b = -op->shift_b;
-    const int32_t half_b = 1 << (right_b - 1), right = -op->shift_out, rounding = op->rounding;
-    const uint32_t multiplier_b = (uint32_t)op->multiplier_b, multiplier = (uint32_t)op->multiplier_out;
+    int32_t y = b * (1 << 21) - n->zero_b;
 
-    for (const int8_t *end = output + count; output != end; a += step_a, b += step_b) {
-        int32_t y = *b * (1 << 21) - zero_b, x = *a * (1 << 20) - zero_a;
-        y = (bf_smmlar((uint32_t)y, multiplier_b, half_b) + (y >> 31)) >> right_b;
-        x += y * 2;
-        *output++ = (int8_t)bf_ssat8((bf_smmlar((uint32_t)x, multiplier, rounding) + (x >> 31)) >> right);
-    }
+    y = (bf_smmlar((uint32_t)y, n->multiplier_b, n->half_b) + (y >> 31)) >> n->right_b;
+    return narrow(n, a * (1 << 20) - n->zero_a + y * 2);
 }
 
 /* Equal scales: both halves are exact. */
-RUN add_equal(const struct bf_binary *op, const int8_t *a, uint32_t step_a, const int8_t *b, uint32_t step_b,
-              int8_t *output, uint32_t count)
+INLINE int32_t add_equal(const struct numbers *n, int32_t a, int32_t b)
 {
-    const int32_t zeros = op->zero_a + op->zero_b, right = -op->shift_out, rounding = op->rounding;
-    const uint32_t multiplier = (uint32_t)op->multiplier_out;
-
-    for (const int8_t *end = output + count; output != end; a += step_a, b += step_b) {
-        int32_t x = (*a + *b - zeros) * (1 << 20);
-        *output++ = (int8_t)bf_ssat8((bf_smmlar((uint32_t)x, multiplier, rounding) + (x >> 31)) >> right);
-    }
+    return narrow(n, (a + b) * (1 << 20) - n->zero_a);
 }
 
-RUN mul_short(const struct bf_binary *op, const int8_t *a, uint32_t step_a, const int8_t *b, uint32_t step_b,
-              int8_t *output, uint32_t count)
+INLINE int32_t mul_short(const struct numbers *n, int32_t a, int32_t b)
 {
-    const int32_t zero_a = op->zero_a, zero_b = op->zero_b, right = -op->shift_out, rounding = op->rounding;
-    const uint32_t multiplier = (uint32_t)op->multiplier_out;
+    return narrow(n, (a - n->zero_a) * (b - n->zero_b) * 2);
+}
 
-    for (const int8_t *end = output + count; output != end; a += step_a, b += step_b) {
-        int32_t x = (*a - zero_a) * (*b - zero_b) * 2;
-        *output++ = (int8_t)bf_ssat8((bf_smmlar((uint32_t)x, multiplier, rounding) + (x >> 31)) >> right);
-    }
+/* Four at a time where both operands step, which is nearly everywhere. */
+INLINE void run_short(const struct numbers *n, one_function *one, const int8_t *a, uint32_t step_a, const int8_t *b,
+                      uint32_t step_b, int8_t *output, uint32_t count)
+{
+    if (step_a + step_b == 2)
+        for (; count >= 4; count -= 4, a += 4, b += 4, output += 4) {
+            output[0] = (int8_t)one(n, a[0], b[0]);
+            output[1] = (int8_t)one(n, a[1], b[1]);
+            output[2] = (int8_t)one(n, a[2], b[2]);
+            output[3] = (int8_t)one(n, a[3], b[3]);
+        }
+    for (; count > 0; count--, a += step_a, b += step_b)
+        *output++ = (int8_t)one(n, *a, *b);
 }
 
 static void run_add_short(const struct bf_binary *op, const int8_t *a, uint32_t step_a, const int8_t *b,
                           uint32_t step_b, int8_t *output, uint32_t count)
 {
-    if (step_a + step_b == 2)
-        add_short(op, a, 1, b, 1, output, count);
-    else
-        add_short(op, a, step_a, b, step_b, output, count);
+    struct numbers n = {
+        .zero_a = op->zero_a * (1 << 20), .zero_b = op->zero_b * (1 << 21), .half_b = 1 << (-op->shift_b - 1),
+        .right_b = -op->shift_b, .rounding = op->rounding, .right = -op->shift_out,
+        .multiplier_b = (uint32_t)op->multiplier_b, .multiplier = (uint32_t)op->multiplier_out,
+    };
+
+    OPAQUE(n.zero_a);
+    OPAQUE(n.zero_b);
+    run_short(&n, add_short, a, step_a, b, step_b, output, count);
 }
 
 static void run_add_equal(const struct bf_binary *op, const int8_t *a, uint32_t step_a, const int8_t *b,
                           uint32_t step_b, int8_t *output, uint32_t count)
 {
-    if (step_a + step_b == 2)
-        add_equal(op, a, 1, b, 1, output, count);
-    else
-        add_equal(op, a, step_a, b, step_b, output, count);
+    struct numbers n = {
+        .zero_a = (op->zero_a + op->zero_b) * (1 << 20), .rounding = op->rounding, .right = -op->shift_out,
+        .multiplier = (uint32_t)op->multiplier_out,
+    };
+
+    OPAQUE(n.zero_a);
+    run_short(&n, add_equal, a, step_a, b, step_b, output, count);
 }
 
 static void run_mul_short(const struct bf_binary *op, const int8_t *a, uint32_t step_a, const int8_t *b,
                           uint32_t step_b, int8_t *output, uint32_t count)
 {
-    if (step_a + step_b == 2)
-        mul_short(op, a, 1, b, 1, output, count);
-    else
-        mul_short(op, a, step_a, b, step_b, output, count);
+    struct numbers n = {
+        .zero_a = op->zero_a, .zero_b = op->zero_b, .rounding = op->rounding, .right = -op->shift_out,
+        .multiplier = (uint32_t)op->multiplier_out,
+    };
+
+    run_short(&n, mul_short, a, step_a, b, step_b, output, count);
 }
 
 static int8_t with_zero(const struct bf_binary *op, int32_t value)
