@@ -46,7 +46,7 @@ static void run_windows(const struct plane *plane, const uint32_t *window, uint3
 }
 
 #if defined(__ARM_FEATURE_DSP) && defined(__ARM_FP) && !defined(BF_NO_ASSEMBLY)
-/* What the assembly reads, in this order: blocks of four outputs in a line. */
+/* What the assembly reads, in this order: blocks of four outputs. */
 struct blocks {
     const uint32_t *window;
     uint32_t distance, gap, column_bytes; /* gap: from the end of one column's rows to the next column's */
@@ -54,7 +54,7 @@ struct blocks {
     uint32_t count, block_bytes;
     int32_t bias, multiplier, rounding, shift;
     int8_t *output;
-    uint32_t out_step;
+    uint32_t out_step, out_block; /* bytes between the outputs of a block, and between blocks */
 };
 
 #if BF_MUTATE == 1
@@ -68,13 +68,13 @@ struct blocks {
     "asr " #y ", " #y ", r12\n"        \
     "ssat " #y ", #8, " #y "\n"
 
-/* s0-s13 hold the arguments; r0-r3 walk the four windows, r4 the weights, sums in r6-r9. */
+/* s0-s14 hold the arguments; r0-r3 walk the four windows, r4 the weights, sums in r6-r9. */
 __attribute__((naked, noinline)) static void run_blocks(__attribute__((unused)) const struct blocks *blocks)
 {
     __asm volatile(
         ".syntax unified\n"
         "push {r4-r11, lr}\n"
-        "vldm r0, {s0-s13}\n"
+        "vldm r0, {s0-s14}\n"
         "1:\n"
         "vmov r0, s0\n"
         "vmov r14, s1\n"
@@ -122,10 +122,11 @@ __attribute__((naked, noinline)) static void run_blocks(__attribute__((unused)) 
         "strb r6, [r0]\n"
         "strb r7, [r0, r1]\n"
         "strb r8, [r0, r1, lsl #1]\n"
+        "vmov r3, s14\n"
+        "add r3, r3, r0\n"
         "add r0, r0, r1, lsl #1\n"
         "strb r9, [r0, r1]\n"
-        "add r0, r0, r1, lsl #1\n"
-        "vmov s12, r0\n"
+        "vmov s12, r3\n"
         "subs r2, r2, #1\n"
         "vmov s6, r2\n"
         "bne 1b\n"
@@ -136,67 +137,70 @@ __attribute__((naked, noinline)) static void run_blocks(__attribute__((unused)) 
 #define HAS_BLOCKS 0
 #endif
 
-/* `count` outputs in a line, of which each is `distance` words behind the one before; four at a time, where the last four
- * overlap the ones before. Lines of less than four are done one by one. */
-static void run_line(const struct plane *plane, const uint32_t *window, uint32_t distance, const uint32_t *weights,
-                     uint32_t pairs, uint32_t count, int8_t *output, uint32_t out_step)
+/* `blocks` blocks of `count` (1 or 4) outputs: outputs of a block are `distance` words and `out_step` bytes apart, blocks
+ * `block` words and `out_block` bytes. */
+static void run_line(const struct plane *plane, const uint32_t *window, const uint32_t *weights, uint32_t pairs,
+                     uint32_t count, uint32_t distance, uint32_t out_step, uint32_t blocks, uint32_t block,
+                     uint32_t out_block, int8_t *output)
 {
-    uint32_t step = count < 4 ? 1 : 4, at = 0;
 #if HAS_BLOCKS
     const struct bf_channel *channel = plane->channel;
-    if (step == 4 && channel->rounding != 0) {
-        struct blocks blocks = {
+    if (count == 4 && channel->rounding != 0) {
+        struct blocks run = {
             .window = window,
             .distance = 4 * distance,
             .gap = 4 * (plane->height - plane->kernel_h),
             .column_bytes = 4 * plane->kernel_h,
             .weights = weights,
             .weights_end = weights + pairs * plane->kernel_h,
-            .count = count / 4,
-            .block_bytes = 16 * distance,
+            .count = blocks,
+            .block_bytes = 4 * block,
             .bias = channel->bias,
             .multiplier = channel->multiplier,
             .rounding = channel->rounding,
             .shift = -channel->shift,
             .output = output,
             .out_step = out_step,
+            .out_block = out_block,
         };
-        run_blocks(&blocks);
-        if (count % 4 != 0) {
-            blocks.window = window + (count - 4) * distance;
-            blocks.output = output + (count - 4) * out_step;
-            blocks.count = 1;
-            run_blocks(&blocks);
-        }
+        run_blocks(&run);
         return;
     }
 #endif
-    for (; at < count; at += step) {
-        at = at + step > count ? count - step : at;
-        run_windows(plane, window + at * distance, step == 1 ? 0 : distance, weights, pairs, step, output + at * out_step,
-                    out_step);
+    for (; blocks > 0; blocks--, window += block, output += out_block) {
+        run_windows(plane, window, distance, weights, pairs, count, output, out_step);
     }
 }
 
-/* `rows` output rows of one channel: lines go down where there are four rows, else along. */
+/* `rows` output rows of one channel. Blocks of four outputs go down where there are four rows, else along a row where
+ * there are four columns of a phase; the last block overlaps the one before. Else outputs are done one by one. */
 static void run_plane(const struct bf_window *op, const struct plane *plane, const uint32_t *weights, uint32_t rows,
                       int8_t *output)
 {
     uint32_t pairs[2] = {(op->kernel_w + 1u) / 2, op->kernel_w / 2u + 1};
     uint32_t phases = 1 + (op->stride_w & 1u), row_bytes = (uint32_t)op->out_w * op->out_c;
     uint32_t across = op->stride_w * phases / 2 * plane->height; /* words to the next output of the same phase */
-    for (uint32_t phase = 0; phase < phases; phase++) {
+    uint32_t out_across = phases * op->out_c;
+    for (uint32_t phase = 0; phase < phases && phase < op->out_w; phase++) {
         const uint32_t *set = weights + (phase == 0 ? 0 : pairs[0] * op->kernel_h);
         const uint32_t *window = plane->data + phase * op->stride_w / 2 * plane->height;
         int8_t *to = output + phase * op->out_c;
-        uint32_t columns = phase < op->out_w ? (op->out_w - phase + phases - 1) / phases : 0;
-        if (rows >= 4) {
-            for (; columns > 0; columns--, window += across, to += phases * op->out_c) {
-                run_line(plane, window, op->stride_h, set, pairs[phase], rows, to, row_bytes);
-            }
-        } else {
-            for (uint32_t row = 0; row < rows && columns > 0; row++, window += op->stride_h, to += row_bytes) {
-                run_line(plane, window, across, set, pairs[phase], columns, to, phases * op->out_c);
+        uint32_t columns = (op->out_w - phase + phases - 1) / phases;
+        for (uint32_t row = 0; row < rows; row += rows < 4 ? 1 : 4) {
+            row = rows >= 4 && row > rows - 4 ? rows - 4 : row;
+            const uint32_t *first = window + row * op->stride_h;
+            int8_t *out = to + row * row_bytes;
+            if (rows >= 4) {
+                run_line(plane, first, set, pairs[phase], 4, op->stride_h, row_bytes, columns, across, out_across, out);
+            } else if (columns >= 4) {
+                run_line(plane, first, set, pairs[phase], 4, across, out_across, columns / 4, 4 * across, 4 * out_across,
+                         out);
+                if (columns % 4 != 0) {
+                    run_line(plane, first + (columns - 4) * across, set, pairs[phase], 4, across, out_across, 1, 0, 0,
+                             out + (columns - 4) * out_across);
+                }
+            } else {
+                run_line(plane, first, set, pairs[phase], 1, 0, 0, columns, across, out_across, out);
             }
         }
     }
