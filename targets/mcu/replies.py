@@ -206,6 +206,11 @@ def refusal(status: int, value: int, limit: int, command: Command, board: str) -
                 known, value, limit, f"{board}: the model takes {need}, the arena has {limit}",
                 "choose a smaller model or a board with more RAM",
             )  # fmt: skip
+        case Status.UNSUPPORTED if command is Command.RUN:
+            return _refused(
+                known, value, limit, f"{board}: the firmware's runtime does not time single operators",
+                "time the whole network; a TFLM library needs its profiler hooks (docs/tflm-runtime.md)",
+            )  # fmt: skip
         case Status.UNSUPPORTED:
             return _refused(
                 known,

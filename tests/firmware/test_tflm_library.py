@@ -13,6 +13,8 @@ from targets.mcu import tflm
 from targets.mcu.board import load_board
 from targets.mcu.build import build_firmware
 from targets.mcu.compilers import Compiler
+from targets.mcu.replies import refusal
+from targets.mcu.wire import Command, Status
 from toolchain.errors import ConfigurationError
 
 INVOKE = "_ZN6tflite16MicroInterpreter6InvokeEv"
@@ -189,6 +191,14 @@ def test_a_runtime_and_its_library_go_together(tmp_path: Path, headers: Path) ->
         build_firmware("nucleo-l4r5zi", runtime="tflm")
     with pytest.raises(ConfigurationError, match="'native' with a library"):
         build_firmware("nucleo-l4r5zi", library=library)
+
+
+def test_a_library_without_profiler_hooks_is_named() -> None:
+    """The firmware refuses to time operators that nobody times; a model with an unknown one is another matter."""
+    assert "does not time single operators" in str(refusal(Status.UNSUPPORTED, 0, 0, Command.RUN, "board"))
+    assert "an operator that the firmware lacks" in str(
+        refusal(Status.UNSUPPORTED, 0, 0, Command.OPEN, "board")
+    )
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
