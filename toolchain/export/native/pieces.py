@@ -102,12 +102,10 @@ def window_body(
         output: Shape = (1, 1, op.output[-1])
     else:
         source, output = op.inputs[0][1:], op.output[1:]
-    # Where there is one output the stride means nothing, and may be larger than the field.
-    stride = [s if d > 1 else 1 for s, d in zip(op.stride, output[:2], strict=True)]
     pads = [0, 0]
     if op.padding == "same":
         pads = [same_padding(source[i], op.kernel[i], op.stride[i])[0] for i in (0, 1)]
-    numbers = (*source, *output, *op.kernel, *stride, *pads)
+    numbers = (*source, *output, *op.kernel, *op.stride, *pads)
     if max(numbers) > _LARGEST_WORD:
         raise UnsupportedError(
             f"{op.kind}: a dimension of {max(numbers)}, the native runtime takes at most {_LARGEST_WORD}",
