@@ -73,7 +73,6 @@ class VirtualMachine:
         part: what the part is; `targets.mcu.virtual.part.part_of(board)`.
         elf: the firmware.
         native: count in C (True), in Python (False), or as this machine can (None).
-        counting: False switches counting off; the cycle counter then stands still. For benchmarks.
         budget_instructions: most that the firmware may run while the host waits once for its output.
         wall_limit_s: the same on the clock on the wall, a guard against a budget that is too generous.
 
@@ -88,7 +87,6 @@ class VirtualMachine:
         elf: bytes | Path,
         *,
         native: bool | None = None,
-        counting: bool = True,
         budget_instructions: int = 20_000_000_000,
         wall_limit_s: float = 600.0,
         clock: Callable[[], float] = time.monotonic,
@@ -118,7 +116,7 @@ class VirtualMachine:
             else PythonHooks(self._state, self._engine.emu_stop)
         )
         self._make_peripherals()
-        self._hook(counting)
+        self._hook()
         self.reset()
 
     # ---- what the host sees ------------------------------------------------------------------------------------
@@ -321,13 +319,13 @@ class VirtualMachine:
         else:
             self._engine.mmio_map(start, size, read, None, write, None)
 
-    def _hook(self, counting: bool) -> None:
+    def _hook(self) -> None:
         engine = self._engine
-        if counting and self.native:
-            handle = ctypes.c_size_t(0)
+        if self.native:
+            self._handle = ctypes.c_size_t(0)
             status = uclib.uc_hook_add(
                 engine._uch,
-                ctypes.byref(handle),
+                ctypes.byref(self._handle),
                 unicorn.UC_HOOK_BLOCK,
                 self._hooks.block,
                 ctypes.addressof(self._state),
@@ -336,7 +334,7 @@ class VirtualMachine:
             )
             if status != unicorn.UC_ERR_OK:
                 raise unicorn.UcError(status)
-        elif counting:
+        else:
             engine.hook_add(unicorn.UC_HOOK_BLOCK, self._hooks.block)
         # Only accesses that fail are hooked: hooks on the others make the engine skip instructions.
         engine.hook_add(unicorn.UC_HOOK_MEM_INVALID, self._on_invalid)
