@@ -29,6 +29,7 @@ from targets.mcu.find import find as find_boards
 from targets.mcu.link import BoardLink, ModelInfo, Refused, RunResult
 from targets.mcu.port import open_port
 from targets.mcu.tflm import INCLUDE_OPTION, LIBRARY_OPTION, require_library
+from targets.mcu.virtual.calibration import calibrated
 from targets.mcu.virtual.part import timing
 from targets.session import (
     Array,
@@ -111,7 +112,8 @@ def parse_url(url: str) -> BoardUrl:
     if wrong:
         raise unknown_option(place, "{}={}".format(*wrong[0]), allowed | dict.fromkeys(known, "PATH"))
     port = {"virtual": "", "serial": rest}.get(scheme, place)
-    return BoardUrl(load_board(name), port, runtime, compiler, options)
+    board = load_board(name)
+    return BoardUrl(board if port else calibrated(board), port, runtime, compiler, options)
 
 
 def model_format(url: str) -> ModelFormat:

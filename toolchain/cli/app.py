@@ -205,6 +205,24 @@ def bench(
 
 
 @app.command()
+def calibrate(
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="A real board's URL, e.g. serial:/dev/ttyACM0?board=nucleo-l4r5zi.", metavar="TARGET"
+        ),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Fit the timing model of a virtual board to your own: a few layers, measured on both."""
+    from toolchain.workflow.calibrate import calibrate as run_calibrate
+
+    with ProgressDisplay() as progress:
+        outcome = run_calibrate(target, progress=progress)
+    show.calibrate(outcome, as_json)
+
+
+@app.command()
 def doctor(
     project: Folder = Path("."),
     target: Annotated[

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # the workflow takes seconds to import (torch), and `boardfit
     from toolchain.measurement import Stack
     from toolchain.workflow.bench import BenchOutcome
     from toolchain.workflow.binas import Selection
+    from toolchain.workflow.calibrate import CalibrateOutcome
     from toolchain.workflow.deploy import DeployOutcome
     from toolchain.workflow.doctor import Check
     from toolchain.workflow.export import CProject, ExportOutcome
@@ -462,6 +463,31 @@ def _note(text: str) -> None:
     """What every figure above must be read with."""
     if text:
         stdout().print(f"note: {text}")
+
+
+def calibrate(outcome: CalibrateOutcome, as_json: bool) -> None:
+    """Layers on both boards, and the factor between them."""
+    found = outcome.calibration
+    if as_json:
+        print_json("calibrate", {**asdict(outcome), "band": found.band})
+        return
+    print_table(
+        f"{found.board}: layers on the board [cycles_measured] and on the virtual board before [cycles_estimated]",
+        ("layer", "board|", "virtual board|"),
+        [
+            (layer.name, f"{layer.measured_cycles:,.0f}", f"{layer.estimated_cycles:,.0f}")
+            for layer in outcome.layers
+        ],
+    )
+    out = stdout()
+    out.print(
+        f"timing model {found.model}: k={found.k:.3f}, a={found.a:g}, from {_count(found.layers, 'layer')} on "
+        f"{found.taken_on}; layers left out are off by {100 * found.median_error:.1f} % (median), "
+        f"{100 * found.worst_error:.1f} % at worst; band ±{100 * found.band:.0f} %"
+    )
+    out.print(
+        f"kept in {outcome.path}: virtual:{found.board} uses it from now on; run `boardfit profile` again"
+    )
 
 
 def _unstable(flag: bool) -> str:

@@ -123,6 +123,11 @@ def deploy(
             raise ConfigurationError(
                 f"{name} was not exported: {missing}", remedy=f"{remedy}run `boardfit export`"
             )
+        if session.device is not None and found["stack"] != session.stack.fingerprint:
+            raise ConfigurationError(
+                "the search's prices are of another firmware, board or timing than this target's",
+                remedy="run `boardfit profile`, then `boardfit search`",
+            )
         model = path.read_bytes()
         progress("deploy", 0, 3, "checking outputs")
         check = _check_outputs(project, session, model, name)

@@ -91,7 +91,9 @@ def _compilers() -> Iterator[Check]:
     if found:
         yield Check("C compiler for boards", "ok", ", ".join(found))
     else:
-        yield Check("C compiler for boards", "warning", "missing: firmware for boards, virtual ones too", remedy)
+        yield Check(
+            "C compiler for boards", "warning", "missing: firmware for boards, virtual ones too", remedy
+        )
 
 
 def _has_distribution(prefix: str) -> bool:

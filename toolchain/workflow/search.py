@@ -51,6 +51,7 @@ class SearchOutcome:
         alternatives: (text, score) of other networks that keep the budgets by the table.
         seconds: of the search; of the first time when it is reused.
         note: what every figure must be read with, e.g. that no hardware was used; may be empty.
+        stack: fingerprint of what the prices belong to.
         selection: binas: certificate, alternatives, what more of a budget buys, which design choices pay.
         reused: nothing had changed, so the earlier result stands.
     """
@@ -71,6 +72,7 @@ class SearchOutcome:
     alternatives: tuple[tuple[str, float], ...]
     seconds: float
     note: str = ""
+    stack: str = ""
     selection: Selection | None = None
     reused: bool = False
 
@@ -148,6 +150,7 @@ def search(
         alternatives=tuple((project.space.encode(a), score) for a, score in result.alternatives[:5]),
         seconds=time.monotonic() - started,
         note=costs.note,
+        stack=costs.stack.fingerprint,
         selection=selection,
     )
     values = asdict(replace(outcome, rows=()))
@@ -329,6 +332,7 @@ def _from_record(project: Project, stored: Mapping[str, Any]) -> SearchOutcome:
         alternatives=tuple((text, score) for text, score in stored["alternatives"]),
         seconds=stored["seconds"],
         note=stored["note"],
+        stack=stored["stack"],
         selection=None if stored["selection"] is None else selection_from_record(stored["selection"]),
         reused=True,
     )
