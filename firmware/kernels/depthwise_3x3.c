@@ -18,21 +18,23 @@
 struct strip {
     const uint32_t *plane;
     uint32_t column_bytes;
-    uint32_t columns;    /* of outputs, in pairs */
+    uint32_t columns;    /* of outputs, in pairs; see lone_column */
     int8_t *output;
-    uint32_t pixel;      /* from one output to the next in a row; 0 to drop the second */
+    uint32_t pixel;      /* from one output to the next in a row */
     uint32_t two_pixels; /* from one pair to the next */
     uint32_t row;        /* from one output row to the next; 0 to drop the second */
     uint32_t rows_bytes; /* 4 x rows, an even number */
     int32_t bias, multiplier, rounding, shift;
     const uint32_t *weights;
+    uint32_t unused[2];
+    uint32_t lone_column; /* 1: the last pair is one output; its second is dropped */
 };
 
 /* The same blocks one output after the other: any requantisation, any core. */
 static void run_strip_plain(const struct strip *s, const struct bf_channel *channel, int32_t out_zero)
 {
     for (uint32_t column = 0; column < s->columns; column++) {
-        for (uint32_t row = s->rows_bytes / 4; row-- > 0;) { /* second row and column first: they may be dropped */
+        for (uint32_t row = s->rows_bytes / 4; row-- > 0;) { /* second row first: it may be dropped */
             const uint32_t *a = s->plane + column * (s->column_bytes / 4) + row, *b = a + s->column_bytes / 4;
             int32_t sums[2] = {s->bias, s->bias};
             for (uint32_t k = 0; k < 3; k++) {
@@ -40,7 +42,7 @@ static void run_strip_plain(const struct strip *s, const struct bf_channel *chan
                 sums[0] = bf_smlabt(b[k], w12, bf_smlad(a[k], w01, sums[0]));
                 sums[1] = bf_smlad(b[k], w12, bf_smlatb(a[k], w01, sums[1]));
             }
-            for (uint32_t i = 2; i-- > 0;) {
+            for (uint32_t i = s->columns - column == s->lone_column ? 1 : 2; i-- > 0;) {
                 s->output[column * s->two_pixels + row * s->row + i * s->pixel] =
                     (int8_t)(channel->rounding != 0
                                  ? bf_requantize_doubled(sums[i], s->multiplier, s->rounding, s->shift)
@@ -51,7 +53,7 @@ static void run_strip_plain(const struct strip *s, const struct bf_channel *chan
 }
 
 #if defined(__ARM_FEATURE_DSP) && defined(__ARM_FP) && !defined(BF_NO_ASSEMBLY)
-/* s0-s12 hold the strip, s13 the block's output, s14 the end of a column. r0 and r1 walk down two columns of words (A and
+/* s0-s12 and s15 hold the strip, s13 the block's output, s14 the end of a column. r0 and r1 walk down two columns of words (A and
  * B), r2-r7 weights, r10 and r11 work; sums of the upper row in r8 and r9, of the lower row in r12 and r14. */
 #define ROW_PART(y0, y1, w01, w12)                  \
     "smlad " #y0 ", r10, " #w01 ", " #y0 "\n"       \
@@ -75,7 +77,7 @@ static void run_strip_plain(const struct strip *s, const struct bf_channel *chan
         __asm volatile(                                                                                        \
             ".syntax unified\n"                                                                                \
             "push {r4-r11, lr}\n"                                                                              \
-            "vldm r0, {s0-s12}\n"                                                                              \
+            "vldm r0, {s0-s15}\n"                                                                              \
             "vmov r1, s12\n"                                                                                   \
             "ldm r1, {r2-r7}\n"                                                                                \
             "1:\n"                                                                                             \
@@ -91,6 +93,12 @@ static void run_strip_plain(const struct strip *s, const struct bf_channel *chan
             "vmov s13, r8\n"                                                                                   \
             "add r8, r8, r9\n"                                                                                 \
             "vmov s3, r8\n"                                                                                    \
+            "vmov r10, s2\n"                                                                                   \
+            "vmov r11, s15\n"                                                                                  \
+            "cmp r10, r11\n"                                                                                   \
+            "bne 2f\n"                                                                                         \
+            "movs r11, #0\n"                                                                                   \
+            "vmov s4, r11\n"                                                                                   \
             "2:\n"                                                                                             \
             "vmov r8, s8\n"                                                                                    \
             "mov r9, r8\n"                                                                                     \
@@ -148,28 +156,20 @@ static void run_strip(const struct strip *strip, const struct bf_channel *channe
 }
 #endif
 
-/* All outputs of one channel in a band of `rows` rows; even part, last column, last row, corner. */
-static void run_channel(const struct bf_window *op, struct strip strip, uint32_t rows, const struct bf_channel *channel)
+/* All outputs of one channel in a band of `rows` rows: whole blocks, then a lone row. */
+static void run_channel(const struct bf_window *op, struct strip *strip, uint32_t rows, const struct bf_channel *channel)
 {
-    const uint32_t *plane = strip.plane;
-    int8_t *output = strip.output;
-    uint32_t pairs = op->out_w / 2, column_words = strip.column_bytes / 4;
-    for (uint32_t first = 0; first < rows; first = rows & ~1u) {
-        uint32_t lone_row = rows - first == 1;
-        strip.rows_bytes = lone_row ? 8 : 4 * (rows & ~1u);
-        strip.row = lone_row ? 0 : (uint32_t)op->out_w * op->out_c;
-        for (uint32_t lone_column = 0; lone_column < 2; lone_column++) {
-            strip.columns = lone_column ? op->out_w & 1 : pairs;
-            strip.pixel = lone_column ? 0 : op->out_c;
-            strip.plane = plane + first + (lone_column ? pairs * column_words : 0);
-            strip.output = output + (first * op->out_w + (lone_column ? 2 * pairs : 0)) * op->out_c;
-            if (strip.columns > 0) {
-                run_strip(&strip, channel, op->out_zero);
-            }
-        }
-        if (lone_row) {
-            break;
-        }
+    strip->row = (uint32_t)op->out_w * op->out_c;
+    strip->rows_bytes = 4 * (rows & ~1u);
+    if (rows > 1) {
+        run_strip(strip, channel, op->out_zero);
+    }
+    if (rows & 1) {
+        strip->plane += rows - 1;
+        strip->output += (rows - 1) * strip->row;
+        strip->row = 0;
+        strip->rows_bytes = 8;
+        run_strip(strip, channel, op->out_zero);
     }
 }
 
@@ -192,15 +192,18 @@ void bf_depthwise_3x3(const struct bf_window *op, const uint8_t *program, const 
                     struct strip strip = {
                         .plane = (const uint32_t *)scratch + j * columns * height,
                         .column_bytes = 4 * height,
+                        .columns = columns - 1,
                         .output = output + first * op->out_w * op->out_c + c,
+                        .pixel = op->out_c,
                         .two_pixels = 2u * op->out_c,
                         .bias = channels[c].bias,
                         .multiplier = channels[c].multiplier,
                         .rounding = channels[c].rounding,
                         .shift = -channels[c].shift,
                         .weights = weights + 6 * c,
+                        .lone_column = op->out_w & 1u,
                     };
-                    run_channel(op, strip, rows, channels + c);
+                    run_channel(op, &strip, rows, channels + c);
                 }
             }
         }
