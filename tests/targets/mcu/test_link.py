@@ -129,6 +129,28 @@ def test_only_pages_that_differ_are_written(link: BoardLink) -> None:
     assert link.write_slot(8 * PAGE, b"") == 0
 
 
+def test_an_erased_page_is_not_erased_again(link: BoardLink, monkeypatch: pytest.MonkeyPatch) -> None:
+    line, asked = link._line, []
+    ask = line.ask
+    monkeypatch.setattr(
+        line, "ask", lambda command, *rest, **more: (asked.append(command), ask(command, *rest, **more))[1]
+    )
+    link.write_slot(0, b"\x01" * 700 + b"\xff" * 1500 + b"\x02" * 10)
+    assert asked.count(Command.SLOT_ERASE) == 0
+    assert asked.count(Command.SLOT_WRITE) == 3  # what is erased anyway is not written
+    link.write_slot(0, b"\x03" * 100)
+    assert asked.count(Command.SLOT_ERASE) == 1
+
+
+def test_an_input_that_somebody_else_changed(link: BoardLink) -> None:
+    put(link, model())
+    link.open_model(0, 32)
+    link.set_input(bytes(8))
+    link._line.ask(Command.INPUT, wire.words(0, 3) + b"x")
+    with pytest.raises(DeviceError, match="ran on other inputs"):
+        link.run(0, 1)
+
+
 def test_erase(link: BoardLink) -> None:
     link.write_slot(0, bytes(3 * PAGE))
     link.erase(PAGE, PAGE)
