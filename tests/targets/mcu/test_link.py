@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 import zlib
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from tests.targets.mcu.host_device import (
     model,
     outputs,
 )
-from toolchain.errors import DeviceError, FlashingError, ModelFileError
+from toolchain.errors import BoardfitError, DeviceError, FlashingError, ModelFileError
 
 PAGE = 4096
 
@@ -553,3 +554,39 @@ def test_a_restart_within_a_request_is_told_with_its_fault() -> None:
         link._line.ask(Command.RESET)
         with pytest.raises(BoardRestarted):
             link.erase(0, PAGE)
+
+
+def test_any_request_is_survived_and_answered() -> None:
+    """Whole frames of any content: edges of every word, data of any length. The process runs under sanitizers."""
+    chance = random.Random(5)
+    small = [0, 0, 1, 2, 8, 16, 32]
+    large = [7, 31, 63, 64, 65, PAGE, 1 << 16, 1 << 18, 0x7FFFFFFF, 0xFFFFFFF0, 0xFFFFFFFF]
+    counts = {
+        Command.HELLO: 0, Command.SLOT_ERASE: 2, Command.SLOT_WRITE: 1, Command.SLOT_CRC: 2, Command.OPEN: 3,
+        Command.INPUT: 2, Command.FILL: 1, Command.RUN: 3, Command.OPERATOR_TICKS: 2, Command.OUTPUT: 3,
+    }  # fmt: skip
+    ends: set[tuple[Command, bool]] = set()
+    silent: list[str] = []
+    with Device() as device, device.link() as link:
+        for turn in range(500):
+            if turn % 15 == 0:
+                link.write_slot(0, model(40, 90, operators=5))
+                link.open_model(0, 32, keep_inputs=turn % 2 == 0)
+                link.fill_input(turn)
+                link.run(operators=True)
+            command = chance.choice(list(counts))
+            words = [chance.choice(small if chance.random() < 0.7 else large) for _ in range(counts[command])]
+            payload = wire.words(*words)
+            if command in (Command.SLOT_WRITE, Command.INPUT) or chance.random() < 0.1:
+                payload += chance.randbytes(chance.choice([0, 1, 8, 40, 504, 512, 513]))
+            if chance.random() < 0.05:
+                payload = payload[: chance.randrange(20)]
+            try:
+                link._line.ask(command, payload)
+                ends.add((command, True))
+            except BoardfitError as error:
+                ends.add((command, False))
+                silent += [error.message] * ("does not answer" in error.message)
+        assert silent == []
+        assert ends == {(command, good) for command in counts for good in (True, False)}
+        assert link.hello().board == "host"
