@@ -556,6 +556,7 @@ def test_a_restart_within_a_request_is_told_with_its_fault() -> None:
             link.erase(0, PAGE)
 
 
+@pytest.mark.slow
 def test_any_request_is_survived_and_answered() -> None:
     """Whole frames of any content: edges of every word, data of any length. The process runs under sanitizers."""
     chance = random.Random(5)
@@ -568,7 +569,7 @@ def test_any_request_is_survived_and_answered() -> None:
     ends: set[tuple[Command, bool]] = set()
     silent: list[str] = []
     with Device() as device, device.link() as link:
-        for turn in range(500):
+        for turn in range(1500):
             if turn % 15 == 0:
                 link.write_slot(0, model(40, 90, operators=5))
                 link.open_model(0, 32, keep_inputs=turn % 2 == 0)
