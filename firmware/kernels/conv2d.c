@@ -58,7 +58,8 @@ static inline void dot_2x2(const int8_t *w0, const int8_t *w1, const int8_t *p0,
     sums[0] = (int32_t)s00, sums[1] = (int32_t)s01, sums[2] = (int32_t)s10, sums[3] = (int32_t)s11;
 }
 
-static void plain(const struct bf_window *op, const uint8_t *program, const int8_t *input, int8_t *output, int8_t *scratch)
+static void plain(const struct bf_window *op, const uint8_t *program, const int8_t *input, int8_t *output,
+                  int8_t *scratch)
 {
     const int8_t *weights = (const int8_t *)(program + op->weights);
     const struct bf_channel *channels = (const struct bf_channel *)(program + op->channels);
@@ -86,7 +87,8 @@ static void plain(const struct bf_window *op, const uint8_t *program, const int8
             for (uint32_t i = 0; i < count; i += 2) {
                 uint32_t other_i = i + 1 < count ? i + 1 : i;
                 int32_t sums[4] = {c0->bias, c0->bias, c1->bias, c1->bias};
-                dot_2x2(weights + c * taps, weights + other_c * taps, columns + i * taps, columns + other_i * taps, taps, sums);
+                dot_2x2(weights + c * taps, weights + other_c * taps, columns + i * taps, columns + other_i * taps,
+                        taps, sums);
                 int8_t *o0 = output + (first + i) * op->out_c, *o1 = output + (first + other_i) * op->out_c;
                 o0[c] = (int8_t)bf_clamp(bf_requantize(sums[0], c0, op->out_zero), op->least, op->greatest);
                 o1[c] = (int8_t)bf_clamp(bf_requantize(sums[1], c0, op->out_zero), op->least, op->greatest);

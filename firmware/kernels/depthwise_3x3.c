@@ -30,11 +30,12 @@ struct strip {
     uint32_t lone_column; /* 1: the last pair is one output; its second is dropped */
 };
 
-/* The same blocks one output after the other: any requantisation, any core. */
+/* The same blocks one output after the other, from the last row up, because the second row may be one that is dropped.
+ * Any requantisation, any core. */
 static void run_strip_plain(const struct strip *s, const struct bf_channel *channel, int32_t out_zero)
 {
     for (uint32_t column = 0; column < s->columns; column++) {
-        for (uint32_t row = s->rows_bytes / 4; row-- > 0;) { /* second row first: it may be dropped */
+        for (uint32_t row = s->rows_bytes / 4; row-- > 0;) {
             const uint32_t *a = s->plane + column * (s->column_bytes / 4) + row, *b = a + s->column_bytes / 4;
             int32_t sums[2] = {s->bias, s->bias};
             for (uint32_t k = 0; k < 3; k++) {
@@ -71,7 +72,7 @@ static void run_strip_plain(const struct strip *s, const struct bf_channel *chan
 #define SIGNED_HIGH_PART(y) "vmov r11, s10\n" "add r11, r11, " #y ", asr #31\n" HIGH_PART(y)
 #endif
 #define NARROW(y) "asr " #y ", " #y ", r10\n" "ssat " #y ", #8, " #y "\n"
-#define RUN_STRIP(name, high_part)                                                                             \
+#define RUN_STRIP(name, high_part, sums, store, step)                                                          \
     __attribute__((naked, noinline)) static void name(__attribute__((unused)) const struct strip *strip)       \
     {                                                                                                          \
         __asm volatile(                                                                                        \
@@ -104,10 +105,7 @@ static void run_strip_plain(const struct strip *s, const struct bf_channel *chan
             "mov r9, r8\n"                                                                                     \
             "mov r12, r8\n"                                                                                    \
             "mov r14, r8\n"                                                                                    \
-            LOAD_ROW(0) UPPER(r2, r3)                                                                          \
-            LOAD_ROW(1) UPPER(r4, r5) LOWER(r2, r3)                                                            \
-            LOAD_ROW(2) UPPER(r6, r7) LOWER(r4, r5)                                                            \
-            LOAD_ROW(3) LOWER(r6, r7)                                                                          \
+            sums                                                                                               \
             "vmov r10, s9\n"                                                                                   \
             "vmov r11, s10\n"                                                                                  \
             high_part(r8) high_part(r9) high_part(r12) high_part(r14)                                          \
@@ -115,19 +113,11 @@ static void run_strip_plain(const struct strip *s, const struct bf_channel *chan
             NARROW(r8) NARROW(r9) NARROW(r12) NARROW(r14)                                                      \
             "vmov r10, s13\n"                                                                                  \
             "vmov r11, s6\n"                                                                                   \
-            "add r10, r10, r11\n"                                                                              \
-            "vmov r11, s4\n"                                                                                   \
-            "strb r14, [r10, r11]\n"                                                                           \
-            "strb r12, [r10]\n"                                                                                \
-            "vmov r12, s13\n"                                                                                  \
-            "strb r9, [r12, r11]\n"                                                                            \
-            "strb r8, [r12]\n"                                                                                 \
-            "vmov r14, s6\n"                                                                                   \
-            "add r10, r10, r14\n"                                                                              \
+            store                                                                                              \
             "vmov s13, r10\n"                                                                                  \
             "vmov r10, s14\n"                                                                                  \
-            "adds r0, r0, #8\n"                                                                                \
-            "adds r1, r1, #8\n"                                                                                \
+            "adds r0, r0, #" step "\n"                                                                                \
+            "adds r1, r1, #" step "\n"                                                                                \
             "cmp r0, r10\n"                                                                                    \
             "bne 2b\n"                                                                                         \
             "vmov r10, s2\n"                                                                                   \
@@ -136,8 +126,47 @@ static void run_strip_plain(const struct strip *s, const struct bf_channel *chan
             "bne 1b\n"                                                                                         \
             "pop {r4-r11, pc}\n");                                                                             \
     }
-RUN_STRIP(run_strip_signed, SIGNED_HIGH_PART)
-RUN_STRIP(run_strip_unsigned, HIGH_PART)
+
+/* Two columns and two rows; r10 holds the output and r11 the distance of rows. */
+#define SQUARE_SUMS                       \
+    LOAD_ROW(0) UPPER(r2, r3)             \
+    LOAD_ROW(1) UPPER(r4, r5) LOWER(r2, r3) \
+    LOAD_ROW(2) UPPER(r6, r7) LOWER(r4, r5) \
+    LOAD_ROW(3) LOWER(r6, r7)
+#define SQUARE_STORE            \
+    "add r10, r10, r11\n"       \
+    "vmov r11, s4\n"            \
+    "strb r14, [r10, r11]\n"    \
+    "strb r12, [r10]\n"         \
+    "vmov r12, s13\n"           \
+    "strb r9, [r12, r11]\n"     \
+    "strb r8, [r12]\n"          \
+    "vmov r14, s6\n"            \
+    "add r10, r10, r14\n"
+RUN_STRIP(run_strip_signed, SIGNED_HIGH_PART, SQUARE_SUMS, SQUARE_STORE, "8")
+RUN_STRIP(run_strip_unsigned, HIGH_PART, SQUARE_SUMS, SQUARE_STORE, "8")
+
+/* One column and four rows: for the last column of an odd width. */
+#define ONE_PART(y, w01, w12)                  \
+    "smlad " #y ", r10, " #w01 ", " #y "\n"    \
+    "smlabt " #y ", r11, " #w12 ", " #y "\n"
+#define COLUMN_SUMS                                                              \
+    LOAD_ROW(0) ONE_PART(r8, r2, r3)                                             \
+    LOAD_ROW(1) ONE_PART(r8, r4, r5) ONE_PART(r9, r2, r3)                        \
+    LOAD_ROW(2) ONE_PART(r8, r6, r7) ONE_PART(r9, r4, r5) ONE_PART(r12, r2, r3)  \
+    LOAD_ROW(3) ONE_PART(r9, r6, r7) ONE_PART(r12, r4, r5) ONE_PART(r14, r2, r3) \
+    LOAD_ROW(4) ONE_PART(r12, r6, r7) ONE_PART(r14, r4, r5)                      \
+    LOAD_ROW(5) ONE_PART(r14, r6, r7)
+#define COLUMN_STORE                    \
+    "strb r8, [r10]\n"                  \
+    "strb r9, [r10, r11]\n"             \
+    "strb r12, [r10, r11, lsl #1]\n"    \
+    "add r10, r10, r11, lsl #1\n"       \
+    "strb r14, [r10, r11]\n"            \
+    "add r10, r10, r11, lsl #1\n"
+RUN_STRIP(run_column_signed, SIGNED_HIGH_PART, COLUMN_SUMS, COLUMN_STORE, "16")
+RUN_STRIP(run_column_unsigned, HIGH_PART, COLUMN_SUMS, COLUMN_STORE, "16")
+#define HAS_COLUMNS 1
 
 static void run_strip(const struct strip *strip, const struct bf_channel *channel, int32_t out_zero)
 {
@@ -154,6 +183,26 @@ static void run_strip(const struct strip *strip, const struct bf_channel *channe
 {
     run_strip_plain(strip, channel, out_zero);
 }
+#define HAS_COLUMNS 0
+#endif
+
+#if HAS_COLUMNS
+/* The lone last column, four rows at a time; the last four overlap the ones before. */
+static void run_lone_column(const struct bf_window *op, struct strip strip, uint32_t rows)
+{
+    void (*run)(const struct strip *) = op->out_zero == -128 ? run_column_unsigned : run_column_signed;
+    strip.plane += strip.columns * (strip.column_bytes / 4);
+    strip.output += strip.columns * strip.two_pixels;
+    strip.columns = 1;
+    strip.rows_bytes = 4 * (rows & ~3u);
+    run(&strip);
+    if (rows & 3) {
+        strip.plane += rows - 4;
+        strip.output += (rows - 4) * strip.row;
+        strip.rows_bytes = 16;
+        run(&strip);
+    }
+}
 #endif
 
 /* All outputs of one channel in a band of `rows` rows: whole blocks, then a lone row. */
@@ -161,6 +210,16 @@ static void run_channel(const struct bf_window *op, struct strip *strip, uint32_
 {
     strip->row = (uint32_t)op->out_w * op->out_c;
     strip->rows_bytes = 4 * (rows & ~1u);
+#if HAS_COLUMNS
+    if (strip->lone_column && rows >= 4 && channel->rounding != 0) {
+        strip->columns -= 1;
+        strip->lone_column = 0;
+        run_lone_column(op, *strip, rows);
+    }
+#endif
+    if (strip->columns == 0) {
+        return;
+    }
     if (rows > 1) {
         run_strip(strip, channel, op->out_zero);
     }

@@ -6,7 +6,7 @@ import math
 import shutil
 import struct
 import subprocess
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -162,8 +162,3 @@ class Host:
             for stream in (process.stdin, process.stdout, process.stderr):
                 if stream is not None:
                     stream.close()
-
-
-def thresholds(layer: Layer, **changes: Any) -> Layer:
-    """The same layer with other numbers."""
-    return replace(layer, **changes)

@@ -58,10 +58,8 @@ class Core:
         cc = (*tool.command, "cc") if tool.kind == "zig" and tool.command[-1] != "cc" else tool.command
         warnings = ("-std=c11", level, "-g", "-Wall", "-Wextra", "-Werror", "-ffunction-sections")
         sources = map(str, (*SOURCES, KERNELS.parent / "boards" / "memory.c"))
-        done = run_tool(
-            (*cc, *tool.flags(facts), *warnings, *options, *sources, f"-Wl,-T,{script}", *tool.link_flags())
-            + ("-o", str(binary))
-        )
+        link = (f"-Wl,-T,{script}", *tool.link_flags(), "-o", str(binary))
+        done = run_tool((*cc, *tool.flags(facts), *warnings, *options, *sources, *link))
         assert done.returncode == 0, done.stderr
         elf = ELFFile(io.BytesIO(binary.read_bytes()))
         self.symbols: dict[str, int] = {}
@@ -76,7 +74,9 @@ class Core:
         self.machine.mem_map(DATA, SIZE)
         self.machine.mem_map(STACK, 1 << 14)
         for part in elf.iter_segments():
-            if part["p_type"] == "PT_LOAD" and CODE <= part["p_vaddr"] < RETURN:  # lld loads the headers as well
+            if (
+                part["p_type"] == "PT_LOAD" and CODE <= part["p_vaddr"] < RETURN
+            ):  # lld loads the headers as well
                 self.machine.mem_write(part["p_vaddr"], part.data())
         self.instructions = self.cycles = 0
         self.blocks: dict[tuple[int, int], tuple[int, int]] = {}
