@@ -108,7 +108,7 @@ def find() -> list[Target]:
         text = f"{label} {version(here)}".rstrip() if here else f"{engine.name}, not installed"
         notes = "" if engine.timed else "outputs and arena only, no timing"
         if not here:
-            notes = f"pip install {engine.distribution}, or boardfit[{engine.extra}]"
+            notes = f"pip install {engine.distribution}" + (f", or boardfit[{engine.extra}]" if engine.extra else "")
         where = f" on {cpu_model()}" if engine.timed else " on this machine"
         found.append(Target(url, url.partition(":")[2], text + (where if here else ""), bool(here), notes))
     return found

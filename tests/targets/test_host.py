@@ -184,17 +184,17 @@ def test_batches_of_one_model_load_it_once(tmp_path: Path) -> None:
 
 
 def test_targets_are_listed_with_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert {target.url for target in list_targets()} == {
+    assert {target.url for target in host.find()} == {
         "cpu:litert",
         "cpu:onnxruntime",
         "cpu:torch",
         "host:native",
         "host:tflm",
     }
-    assert all(target.available and target.description for target in list_targets())
+    assert all(target.available and target.description for target in host.find())
     monkeypatch.setattr(host.importlib.util, "find_spec", lambda name: None)
-    assert not any(target.available for target in list_targets())
-    assert all("pip install" in target.notes for target in list_targets())
+    assert not any(target.available for target in host.find())
+    assert all("pip install" in target.notes for target in host.find())
 
 
 def test_tflite_runtime_counts_where_there_is_no_litert(monkeypatch: pytest.MonkeyPatch) -> None:
