@@ -14,6 +14,7 @@ from torch import Tensor
 
 from toolchain.errors import ConfigurationError
 from toolchain.search.protocols import Architecture, Evaluation, Progress, Sampler
+from toolchain.supernet.shared import SharedWeights
 from toolchain.supernet.single_path import train_paths
 from toolchain.supernet.supernet import Supernet, recalibrate_bn
 from toolchain.supernet.train import Array, evaluate
@@ -54,7 +55,7 @@ class SupernetEvaluator:
 
 
 def evaluate_inherited(
-    supernet: Supernet,
+    supernet: SharedWeights,
     architecture: Architecture,
     x_val: Array,
     y_val: Array,

@@ -19,6 +19,7 @@ from toolchain.errors import ConfigurationError
 from toolchain.graph.operator import Shape
 from toolchain.spaces import Residual, Space, Step
 from toolchain.spaces.space import output_shape
+from toolchain.supernet.shared import SharedWeights
 
 _TINY = 1e-12
 _NEST_REMEDY = (
@@ -28,7 +29,7 @@ _NEST_REMEDY = (
 _MIXING = (nn.Conv1d, nn.Conv2d, nn.Linear)
 
 
-class Supernet(nn.Module):
+class Supernet(SharedWeights):
     """Shared weights for all architectures of a space.
 
     Args:
@@ -41,7 +42,7 @@ class Supernet(nn.Module):
 
     def __init__(self, space: Space) -> None:
         super().__init__()
-        self.space = space
+        self.space: Space = space
         self.stem = space.stem()
         widest = [_largest(state.shape for state in states) for states in space.states]
         self.blocks = nn.ModuleDict()
