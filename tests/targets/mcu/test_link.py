@@ -267,6 +267,15 @@ def test_an_input_is_spent_by_a_run_unless_it_is_kept(link: BoardLink) -> None:
     assert link.output() == wanted
 
 
+def test_the_device_itself_knows_that_an_input_is_spent(link: BoardLink) -> None:
+    put(link, model())
+    link.open_model(0, 32)
+    link.set_input(bytes(8))
+    link._line.ask(Command.RUN, wire.words(0, 1, 0))
+    with pytest.raises(DeviceError, match="inputs are not set"):
+        link._line.ask(Command.RUN, wire.words(0, 1, 0))
+
+
 def test_two_inputs(link: BoardLink) -> None:
     put(link, model(700, 900, flags=TWO_INPUTS))
     first, second = bytes(i % 251 for i in range(700)), bytes(i * i % 256 for i in range(700))
