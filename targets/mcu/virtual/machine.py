@@ -385,6 +385,8 @@ class VirtualMachine:
                 self._restart()
             elif reason == Reason.TICK:
                 self._interrupt()
+                if state.tx_count >= wanted:
+                    return
             elif reason == Reason.RUNNING:  # WFI: nothing but input will wake the core, and none has come
                 state.idle += state.idle_step * waits
                 return
@@ -439,13 +441,25 @@ class VirtualMachine:
         # middle of code that it has translated already.
         end = self.part.flash_address
         self._engine.reg_write(arm_const.UC_ARM_REG_LR, end | 1)
-        handler = int(self._flash[60:64].view(np.uint32)[0])
-        while self._go(self._pc if self._pc != back else handler, until=end) == Reason.FUEL:
-            state.fuel = _SLICE
+        state.alarm, state.fuel = _FOREVER, _SLICE
+        start: int | None = int(self._flash[60:64].view(np.uint32)[0])
+        while True:
+            reason = self._go(start, until=end)
+            start = None
+            if reason == Reason.RESET:
+                self._restart()
+                return
+            if self._pc & ~1 == end:
+                break
+            if reason == Reason.FUEL:
+                raise EmulationTimeout(
+                    f"SysTick's handler does not return; it is at {self.image.where(self._pc & ~1)}"
+                )
         for register, value in zip(_SAVED, saved, strict=True):
             self._engine.reg_write(register, value)
         self._pc = back
         state.previous = 0
+        self._hooks.systick_due()
 
     def _resolve(self, address: int, size: int) -> int:
         """A block that was not seen before: its place in the list."""

@@ -264,6 +264,26 @@ def test_an_interrupt_changes_nothing_that_it_interrupts(folder: Path) -> None:
     assert (word(answer[:4]), answer[4]) == (expected, 1)
 
 
+def test_a_handler_that_does_not_return_ends_in_a_typed_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("targets.mcu.virtual.machine._SLICE", 1_000_000)
+    source = """
+    void tick(void) { for (;;) ; }
+    int main(void) { REG(0xE000E014) = 99; REG(0xE000E010) = 7; for (;;) wait(); }
+    """
+    with pytest.raises(EmulationTimeout, match=r"handler does not return; it is at .*tick\+0x"):
+        machine(folder, source).read(1, timeout=1.0)
+
+
+def test_a_handler_may_send_and_reset(folder: Path) -> None:
+    source = """
+    void tick(void) { put('t'); if (REG(0x20000900) != 1) { REG(0x20000900) = 1; REG(0xE000ED0C) = 0x05FA0004; } }
+    int main(void) { put('m'); REG(0xE000E014) = 9999; REG(0xE000E010) = 7; for (;;) ; }
+    """
+    assert machine(folder, source).read(6) == b"mtmttt"
+
+
 def test_a_float_unit(folder: Path) -> None:
     source = """
     int main(void) {
