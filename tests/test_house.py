@@ -97,7 +97,7 @@ def test_libraries_never_print_and_never_exit(path: Path) -> None:
 def test_a_wheel_has_all_that_is_needed(tmp_path: Path) -> None:
     """Built from a copy, because setuptools writes beside its sources."""
     source, built, installed = tmp_path / "source", tmp_path / "built", tmp_path / "installed"
-    for package in PACKAGES:
+    for package in (*PACKAGES, "firmware"):
         shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -112,6 +112,12 @@ def test_a_wheel_has_all_that_is_needed(tmp_path: Path) -> None:
     expected = {str(path.relative_to(ROOT)) for path in SOURCES}
     expected |= {f"{package}/py.typed" for package in PACKAGES}
     expected |= {"toolchain/cli/templates/boardfit.toml", "toolchain/search/exact/core.c"}
+    data = [*(ROOT / "targets" / "boards").glob("*.toml"), *(ROOT / "targets" / "mcu").rglob("*.c")]
+    data += [file for kind in ("c", "h", "S", "cc", "ld") for file in (ROOT / "firmware").rglob(f"*.{kind}")]
+    expected |= {str(path.relative_to(ROOT)) for path in data} | {
+        "firmware/README.md",
+        "firmware/__init__.py",
+    }
     assert expected == {name for name in names if ".dist-info/" not in name}
     assert "boardfit = toolchain.cli:main" in points
     assert any(name.endswith("/licenses/LICENSE") for name in names)
