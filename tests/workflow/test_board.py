@@ -61,7 +61,6 @@ def profiled(project: Path) -> Project:
     return opened
 
 
-@pytest.mark.slow
 def test_the_loop_closes_on_a_board(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     opened = open_project(project)
     outcome = run(opened)
