@@ -73,7 +73,7 @@ def report() -> dict[str, Any]:
     }
 
 
-def serve(stream_in: BinaryIO, stream_out: BinaryIO, leave: Callable[[int], object] = os._exit) -> None:
+def serve(stream_in: BinaryIO, stream_out: BinaryIO, leave: Callable[[int], object]) -> None:
     """Answer questions until the stream ends.
 
     Args:
@@ -271,9 +271,13 @@ def cut(body: bytes, sizes: list[int]) -> list[bytes]:
     return parts
 
 
-def main() -> int:
-    """Entry point on the device. Whatever engines print to standard output goes to standard error instead."""
+def main(leave: Callable[[int], object]) -> int:
+    """Entry point on the device. Whatever engines print to standard output goes to standard error instead.
+
+    Args:
+        leave: ends the process at once, without cleaning up: `os._exit`.
+    """
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    serve(sys.stdin.buffer, answers)
+    serve(sys.stdin.buffer, answers, leave)
     return 0

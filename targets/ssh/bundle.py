@@ -18,6 +18,7 @@ _PACKAGES: Final = (
 )  # what is packed; the rest is Python's own, numpy and engines
 # Old Pythons parse this before anything else, so that they can say that they are old.
 _MAIN: Final = """\
+import os
 import sys
 
 if sys.version_info < (3, 11):
@@ -30,7 +31,7 @@ except ImportError:
     sys.exit(66)
 from targets.ssh.agent import main
 
-sys.exit(main())
+sys.exit(main(os._exit))
 """
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 
