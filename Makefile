@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 
 .PHONY: help setup debian demo test test-slow check bench bench-binas bench-kernels bench-board bench-linux format clean
 help:
-	@echo "make demo       the whole loop on this CPU: profile, search, train, export, run, compare (about five minutes)"
+	@echo "make demo       the whole loop on a virtual board: profile, search, train, export, deploy, compare (minutes)"
 	@echo "make test       unit and end-to-end tests        make test-slow  the slower ones"
 	@echo "make check      ruff, mypy, import contracts     make bench      export, LUT and pricing figures"
 	@echo "make bench-binas  exact selection and accuracy estimators against their peers"
