@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 
 from targets.deploy import deploy_folder, runner_files
-from targets.lock import cache_folder, exclusive
+from targets.lock import exclusive
 from targets.runners import (
     LiteRtRunner,
     Loaded,
@@ -44,7 +44,7 @@ from targets.session import (
 )
 from targets.timing import PROTOCOL, AnchorError, Failure, Settings, Timing, measure
 from toolchain.errors import BoardfitError, ConfigurationError, DeviceError, ModelFileError
-from toolchain.files import write_json
+from toolchain.files import cache_folder, write_json
 from toolchain.measurement import Evidence, Measurement, Stack
 
 # A best anchor older than this counts no more: the machine's clock limits or its neighbours may have changed for good.
@@ -108,7 +108,9 @@ def find() -> list[Target]:
         text = f"{label} {version(here)}".rstrip() if here else f"{engine.name}, not installed"
         notes = "" if engine.timed else "outputs and arena only, no timing"
         if not here:
-            notes = f"pip install {engine.distribution}" + (f", or boardfit[{engine.extra}]" if engine.extra else "")
+            notes = f"pip install {engine.distribution}" + (
+                f", or boardfit[{engine.extra}]" if engine.extra else ""
+            )
         where = f" on {cpu_model()}" if engine.timed else " on this machine"
         found.append(Target(url, url.partition(":")[2], text + (where if here else ""), bool(here), notes))
     return found

@@ -13,12 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from toolchain.errors import DeviceError
-
-
-def cache_folder() -> Path:
-    """Where boardfit keeps what it can find out again: $XDG_CACHE_HOME/boardfit, by default ~/.cache/boardfit."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if base else Path.home() / ".cache") / "boardfit"
+from toolchain.files import cache_folder
 
 
 @contextmanager

@@ -20,6 +20,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from toolchain.files import cache_folder
+
 FLAGS: Final = ("-std=c11", "-O2", "-shared", "-fPIC", "-fvisibility=hidden")
 _SECONDS: Final = 120
 
@@ -57,8 +59,7 @@ def shared_library(
     for file in (*sources, *headers):
         data = file.read_bytes()
         contents.update(f"{file.name} {len(data)} ".encode() + data)
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    folder = Path(base) / "boardfit"
+    folder = cache_folder()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not _trusted(folder):
         return None

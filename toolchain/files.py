@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, also when the power fails or the disk is full."""
+"""Files that are either whole or absent, also when the power fails or the disk is full; and where the cache is."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from toolchain.errors import BoardfitError
+
+
+def cache_folder() -> Path:
+    """Where boardfit keeps what it can find out again: $XDG_CACHE_HOME/boardfit, by default ~/.cache/boardfit."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if base else Path.home() / ".cache") / "boardfit"
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from targets.lock import cache_folder
 from targets.mcu.board import Board, load_board
 from targets.mcu.compilers import Compiler, find_compiler, run_tool
 from targets.mcu.tflm import ENGINE, TflmLibrary, check_board, compile_engine
 from toolchain.errors import BoardfitError, ConfigurationError
-from toolchain.files import write_atomic
+from toolchain.files import cache_folder, write_atomic
 
 SOURCES: Final = Path(__file__).resolve().parents[2] / "firmware"  # also where the wheel is installed
 _WARNINGS: Final = ("-Wall", "-Wextra", "-Werror")

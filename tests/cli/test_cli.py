@@ -15,18 +15,20 @@ import pytest
 
 from profilers.lut import Lut
 from profilers.single import operator_model
-from targets.lock import cache_folder, exclusive
+from targets.lock import exclusive
 from tests.cli.conftest import PROGRAM, Command, Outcome
 from tests.workflow.projects import edit
 from toolchain import errors
 from toolchain.cli import app as commands
 from toolchain.export.tflite_writer import write_tflite
+from toolchain.files import cache_folder
 from toolchain.graph.operator import Operator
 from toolchain.workflow.config import load_config
 
 HOLD = """
 import sys
-from targets.lock import cache_folder, exclusive
+from targets.lock import exclusive
+from toolchain.files import cache_folder
 with exclusive(cache_folder()):
     print("held", flush=True)
     sys.stdin.read()

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from targets.lock import cache_folder, exclusive
+from targets.lock import exclusive
 from toolchain.errors import DeviceError
+from toolchain.files import cache_folder
 
 _HOLD = """
 import sys, pathlib

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Final, Literal
 
 from profilers.lut import Lut
-from targets.lock import cache_folder
 from targets.mcu.compilers import find_compiler
 from targets.session import ALIASES, list_targets
 from toolchain.errors import BoardfitError
+from toolchain.files import cache_folder
 from toolchain.workflow.config import PROJECT_FILE, Config, load_config
 from toolchain.workflow.data import Dataset, load_dataset
 
