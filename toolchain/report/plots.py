@@ -1,4 +1,4 @@
-"""Pictures of an exact selection: the Pareto front, how well accuracy is predicted, which design choices pay.
+"""Pictures of a search: its course; of an exact selection: the front, how well accuracy is predicted, what pays.
 
 Each function writes a .png and an .svg. Colours are Okabe and Ito's, which colour-blind people tell apart;
 every series also has a marker or a hatch of its own. Needs matplotlib (extra `plots`), imported only to draw.
@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from toolchain.errors import ConfigurationError
+from toolchain.search.trace import Epoch
+from toolchain.units import Budget
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -261,6 +263,74 @@ def _draw_bars(axes: Axes, panel: Panel, inches: float) -> None:
             fontsize="small",
             ncols=max(1, min(len(series), int(inches / (0.8 + 0.085 * max(map(len, series)))))),
         )
+
+
+def plot_search(
+    epochs: Sequence[Epoch], budgets: Sequence[Budget], path: Path, title: str = ""
+) -> tuple[Path, Path]:
+    """Draw the course of a gradient search over its epochs: accuracy, each budgeted metric, how decided it is.
+
+    Args:
+        epochs: at least one, from `toolchain.search.trace.epochs_of`.
+        budgets: those of the search; one panel each, with the bound and the forbidden side shaded.
+        path: of the files, without a suffix; .png and .svg are added, the folder is made.
+
+    Raises:
+        ConfigurationError: matplotlib is missing, or there is no epoch.
+    """
+    if not epochs:
+        raise ConfigurationError("a search without alpha steps has no course to draw")
+    x = np.array([row.epoch + 1 for row in epochs])
+    with _figure(7.0, 3.4 + 1.7 * len(budgets)) as figure:
+        panels: list[Axes] = list(figure.subplots(2 + len(budgets), 1, sharex=True, squeeze=False)[:, 0])
+        top, *middle, bottom = panels
+        top.plot(x, [100 * row.accuracy for row in epochs], color=COLOURS[0], label="mixture of all networks")
+        ends = [(row.epoch + 1, 100 * row.candidate) for row in epochs if np.isfinite(row.candidate)]
+        if ends:
+            top.plot(
+                *zip(*ends, strict=True), ".", color=CHOSEN, markersize=4, label="network at the epoch's end"
+            )
+        top.set_ylabel("validation\naccuracy %")
+        top.legend(loc="lower right")
+        if title:
+            top.set_title(title)
+        for axes, budget in zip(middle, budgets, strict=True):
+            _draw_metric(axes, x, epochs, budget)
+        bottom.plot(
+            x, [row.entropy for row in epochs], color=COLOURS[0], label="entropy of the choices, nats"
+        )
+        bottom.plot(
+            x,
+            [1 - row.kept for row in epochs],
+            color=CHOSEN,
+            linestyle=":",
+            label="share of steps over budget",
+        )
+        bottom.set_ylim(bottom=0)
+        bottom.set_xlabel("epoch")
+        bottom.set_ylabel("entropy,\nshare")
+        bottom.legend(loc="upper right")
+        figure.align_ylabels()
+        return _save(figure, path)
+
+
+def _draw_metric(axes: Axes, x: npt.NDArray[np.int64], epochs: Sequence[Epoch], budget: Budget) -> None:
+    """One metric of the current network: its range within each epoch, its middle, and the bound."""
+    low, middle, high = np.array([row.costs[budget.metric] for row in epochs]).T
+    unit, scale = _unit(budget.metric, max(float(high.max()), budget.bound))
+    axes.fill_between(
+        x, low / scale, high / scale, color=COLOURS[4], alpha=0.4, linewidth=0, label="range in the epoch"
+    )
+    axes.plot(x, middle / scale, color=COLOURS[0], linewidth=1.2, label="current network")
+    axes.axhline(budget.bound / scale, color=GREY, linestyle="--", linewidth=1.2, label="budget")
+    top = max(float(high.max()), budget.bound) * 1.08 / scale
+    axes.axhspan(
+        budget.bound / scale, top, facecolor="none", edgecolor="#bbbbbb", hatch="///", linewidth=0, zorder=0
+    )
+    axes.set_ylim(min(float(low.min()), budget.bound) * 0.92 / scale, top)
+    name = budget.metric.removesuffix(next(s for s in _SCALES if budget.metric.endswith(s)))
+    axes.set_ylabel(f"{name}\n{unit}".rstrip())
+    axes.legend(loc="upper right")
 
 
 @contextmanager
