@@ -7,10 +7,11 @@ BIN := $(VENV)/bin
 TORCH_ARGS ?=
 READY := $(VENV)/.ready
 
-.PHONY: help setup debian demo test test-slow check bench bench-binas bench-kernels bench-board bench-linux format clean
+.PHONY: help setup debian demo test test-slow check bench bench-binas bench-kernels bench-board bench-linux format clean test-arm64
 help:
 	@echo "make demo       the whole loop on a virtual board: profile, search, train, export, deploy, compare (minutes)"
 	@echo "make test       unit and end-to-end tests        make test-slow  the slower ones"
+	@echo "make test-arm64 the way over SSH to an emulated aarch64 board (makes its user land: 230 MB in the cache folder)"
 	@echo "make check      ruff, mypy, import contracts     make bench      export, LUT and pricing figures"
 	@echo "make bench-binas  exact selection and accuracy estimators against their peers"
 	@echo "make bench-kernels  cycles per MAC of the firmware's kernels    make bench-board  tables and predictions on a virtual board"
@@ -51,6 +52,12 @@ $(PEERS)/.ready: constraints-peers.txt | $(READY)
 
 test-slow: $(READY) $(PEERS)/.ready
 	BOARDFIT_ORTOOLS_PYTHON=$(CURDIR)/$(PEERS)/bin/python $(BIN)/python -m pytest -n 2 -m "slow and not hardware"
+
+# Opt-in: takes Debian's sources and two minutes. BOARDFIT_ARM64 says where the aarch64 user land is kept.
+BOARDFIT_ARM64 ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/boardfit/arm64
+test-arm64: $(READY)
+	$(BIN)/python tools/arm64_rootfs.py "$(BOARDFIT_ARM64)"
+	BOARDFIT_ARM64="$(BOARDFIT_ARM64)" $(BIN)/python -m pytest tests/targets/ssh/test_arm64.py
 
 check: $(READY)
 	$(BIN)/ruff check .
