@@ -7,9 +7,17 @@ import errno
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
+from targets.mcu.flash import remedies
 from toolchain.errors import BoardfitError, ConfigurationError, DeviceError
 
+try:
+    from termios import error as _TermiosError
+except ImportError:  # Windows
+    _TermiosError = OSError  # type: ignore[misc]
+
 BAUD: Final = 115200
+# What pyserial raises: SerialException is an OSError; termios.error and a closed port's TypeError are not.
+PORT_FAILURES: Final[tuple[type[Exception], ...]] = (OSError, TypeError, _TermiosError)
 _POLL_S: Final = 0.02  # the longest that one read of a port takes when nothing comes
 
 
@@ -60,7 +68,7 @@ class SerialPort:
             return data + bytes(self._serial.read(more)) if more else data
         except BoardfitError:
             raise
-        except _failures() as error:
+        except PORT_FAILURES as error:
             raise self._cut(error) from error
 
     def write(self, data: bytes) -> None:
@@ -69,12 +77,12 @@ class SerialPort:
             self._serial.write(data)
         except BoardfitError:
             raise
-        except _failures() as error:
+        except PORT_FAILURES as error:
             raise self._cut(error) from error
 
     def close(self) -> None:
         """See `Port.close`."""
-        with contextlib.suppress(*_failures()):
+        with contextlib.suppress(*PORT_FAILURES):
             self._serial.close()
 
     def __enter__(self) -> Self:
@@ -123,8 +131,8 @@ def open_port(url: str, *, baud: int = BAUD, write_timeout_s: float = 10.0) -> S
             f"{url!r} is no port: {error}",
             remedy="give a device, e.g. /dev/ttyACM0 or COM3, or socket://HOST:PORT",
         ) from error
-    except _failures() as error:
-        raise _not_opened(url, error) from error
+    except PORT_FAILURES as error:
+        raise not_opened(url, error) from error
     return SerialPort(url, opened, baud)
 
 
@@ -138,30 +146,23 @@ def _open_virtual(url: str) -> SerialPort:
     return SerialPort(url, open_virtual(url))
 
 
-def _failures() -> tuple[type[Exception], ...]:
-    """What pyserial raises: SerialException is an OSError; termios.error and a closed port's TypeError are not."""
-    try:
-        import termios
-    except ImportError:  # Windows
-        return (OSError, TypeError)
-    return (OSError, TypeError, termios.error)
+def not_opened(url: str, error: Exception) -> DeviceError:
+    """Why a port cannot be opened: there is none, somebody has it, or it is not ours.
 
-
-def _not_opened(url: str, error: Exception) -> DeviceError:
+    Args:
+        url: where it should lead.
+        error: pyserial's.
+    """
     number, text = getattr(error, "errno", None), str(error)
     if number in (errno.EBUSY, errno.EAGAIN) or "exclusively lock" in text:
-        return DeviceError(
-            f"{url} is busy: another program has it open", remedy="close the other program, e.g. a terminal"
-        )
-    if number == errno.EACCES or "PermissionError" in text:
+        return DeviceError(f"{url} is busy: another program has it open", remedy=remedies.BUSY)
+    if number in (errno.EACCES, errno.EPERM) or "PermissionError" in text:
         return DeviceError(
             f"{url}: no right to open it, or another program has it open",
-            remedy="close other programs; on Linux, join the group that owns the port (often dialout)",
+            remedy=remedies.NO_PORT_PERMISSION,
         )
-    if number == errno.ENOENT or "FileNotFoundError" in text:
-        return DeviceError(
-            f"there is no port {url}", remedy="plug the board in; `boardfit boards` lists what is there"
-        )
+    if number in (errno.ENOENT, errno.ENODEV, errno.ENXIO) or "FileNotFoundError" in text:
+        return DeviceError(f"there is no port {url}", remedy=remedies.NO_PROBE)
     if "Connection refused" in text:
         return DeviceError(f"{url}: nobody listens there", remedy="start the program that offers the port")
-    return DeviceError(f"{url} cannot be opened: {text}", remedy="`boardfit boards` lists what is there")
+    return DeviceError(f"{url} cannot be opened: {text}", remedy=remedies.NO_PROBE)

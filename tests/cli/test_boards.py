@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ import pytest
 from targets.mcu import find
 from targets.mcu.find import Attached
 from targets.mcu.flash import choose, remedies
-from tests.cli.conftest import Command
+from tests.cli.conftest import PROGRAM, Command
 from tests.cli.test_cli import failed
 from tests.targets.mcu.flash.boards import make_image
 
@@ -161,3 +164,22 @@ def test_flash_builds_the_firmware(boardfit: Command, attached: list[Attached]) 
     outcome = boardfit("flash", "--target", "virtual:nucleo-g071rb", "--json")
     assert outcome.code == 0, outcome.err
     assert outcome.document["bytes"] > 4000
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs pseudo terminals")
+def test_ctrl_c_while_flashing_says_what_is_left(image: Path) -> None:
+    """The bootloader erases, and is then silent for longer than anybody would wait."""
+    from tests.targets.mcu.flash import an3155
+
+    with an3155.Bootloader(faults={("erase data", 0): "silent"}) as chip:
+        arguments = ["flash", "--board", "nucleo-l4r5zi", "--with", "uart", "--probe", chip.port]
+        command = [sys.executable, "-c", PROGRAM, *arguments, "--firmware", str(image)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            while "erase data" not in chip.events and process.poll() is None:
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    left = ["error: nucleo-l4r5zi may be half written", f"remedy: {remedies.AGAIN}", "interrupted"]
+    assert err.splitlines()[-3:] == left
+    assert "Traceback" not in err

@@ -9,7 +9,6 @@ cut off ends in an IndexError or a TypeError.
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from targets.mcu.board import Board
 from targets.mcu.flash import remedies
 from targets.mcu.flash.base import Availability, FlashProgress, FlashReport, check_image
 from targets.mcu.flash.by_tool import compare
+from targets.mcu.port import PORT_FAILURES, not_opened
 from toolchain.errors import BoardfitError, ConfigurationError, DeviceError, FlashingError
 
 _CHUNK: Final = 256  # bytes per read or write command (AN3155, sections 3.4 and 3.6)
@@ -182,10 +182,10 @@ def _explained(port: str, stage: str, *, touched: bool, timeout_s: float) -> Ite
         if refused and stage == "erase":
             remedy = remedies.PROTECTED
         raise error(f"{_TITLE} on {port} failed to {stage}: {cause}", remedy=remedy) from cause
-    except _port_failures() as cause:
-        raise error(f"the port {port} failed ({stage}): {cause}", remedy=remedy) from cause
     except (IndexError, TypeError) as cause:  # stm32loader's own, on a reply that is cut off
         raise error(f"{_TITLE} on {port} fell silent ({stage})", remedy=remedy) from cause
+    except PORT_FAILURES as cause:
+        raise error(f"the port {port} failed ({stage}): {cause}", remedy=remedy) from cause
 
 
 @contextlib.contextmanager
@@ -238,38 +238,15 @@ def _opened(port: str, baud: int, reply_s: float, deadline: float) -> Iterator[A
 
     line = Line(port, baud)
     line.reply_s = reply_s
-    refusals: tuple[type[Exception], ...] = (*_port_failures(), ValueError)  # the last: a URL that is none
     try:
         line.connect()
-    except refusals as error:
-        raise port_error(port, error) from error
+    except (*PORT_FAILURES, ValueError) as error:  # the last: a URL that is none
+        raise not_opened(port, error) from error
     try:
         yield line
     finally:
-        with contextlib.suppress(*_port_failures()):  # a port that is gone is released, too
+        with contextlib.suppress(*PORT_FAILURES):  # a port that is gone is released, too
             line.disconnect()
-
-
-def _port_failures() -> tuple[type[Exception], ...]:
-    """pyserial's own error is an OSError; termios.error, which it lets through, is none."""
-    try:
-        import termios
-    except ImportError:  # Windows
-        return (OSError,)
-    return (OSError, termios.error)
-
-
-def port_error(port: str, error: Exception) -> DeviceError:
-    """Why a serial port cannot be opened: there is none, somebody has it, or it is not ours."""
-    number = getattr(error, "errno", None)
-    text = str(error)
-    if number in (errno.EAGAIN, errno.EBUSY) or "exclusively lock" in text:
-        return DeviceError(f"the port {port} is busy", remedy=remedies.BUSY)
-    if number in (errno.EACCES, errno.EPERM):
-        return DeviceError(f"no permission to open {port}", remedy=remedies.NO_PORT_PERMISSION)
-    if number in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
-        return DeviceError(f"there is no port {port}", remedy=remedies.NO_PROBE)
-    return DeviceError(f"cannot open {port}: {text}", remedy=remedies.NO_PROBE)
 
 
 BOOTLOADER: Final = Bootloader()

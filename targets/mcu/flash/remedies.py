@@ -11,7 +11,7 @@ NO_PERMISSION: Final = "install the udev rule of docs/flashing.md, then plug the
 NO_PORT_PERMISSION: Final = (
     "add yourself to the group that owns the port (Debian: dialout), then log in again"
 )
-BUSY: Final = "close the other program that uses it (debugger, IDE, serial monitor) and flash again"
+BUSY: Final = "close the other program that uses it (debugger, IDE, serial monitor)"
 AMBIGUOUS: Final = "say which one with --probe and a part of its id that the others do not have"
 NO_TARGET: Final = "check the board's power and the ST-LINK jumpers, and hold reset while flashing starts"
 OTHER_CHIP: Final = "name the board that is attached; `boardfit boards` shows a guess"

@@ -197,14 +197,14 @@ def test_no_port(tmp_path: Path) -> None:
         with pytest.raises(DeviceError, match=text):
             QUICK.flash(BOARD, make_image(), address=FLASH, probe=probe)
     (tmp_path / "file").write_text("not a terminal")
-    with pytest.raises(DeviceError, match="cannot open"):
+    with pytest.raises(DeviceError, match="cannot be opened"):
         QUICK.flash(BOARD, make_image(), address=FLASH, probe=str(tmp_path / "file"))
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may open everything")
 def test_no_permission(tmp_path: Path) -> None:
     (tmp_path / "tty").touch(mode=0)
-    with pytest.raises(DeviceError, match="no permission"):
+    with pytest.raises(DeviceError, match="no right to open it"):
         QUICK.flash(BOARD, make_image(), address=FLASH, probe=str(tmp_path / "tty"))
 
 
