@@ -20,7 +20,7 @@ enum bf_status {
 };
 
 struct bf_model {
-    uint32_t arena_bytes; /* that the model takes; set also with BF_NO_MEMORY where it is known */
+    uint32_t arena_bytes; /* that the model takes; with BF_NO_MEMORY: at least, 0 where that is not known */
     uint16_t operators;
     uint8_t inputs, outputs;
 };

@@ -17,7 +17,8 @@ class Refused(ModelFileError):
 
     Attributes:
         status: why.
-        value, limit: as in the reply; for NO_MEMORY the bytes that the model takes and those that there are.
+        value, limit: as in the reply; for NO_MEMORY the bytes that the model takes at least (0: unknown) and those that
+            there are.
     """
 
     def __init__(self, message: str, *, status: Status, value: int, limit: int, remedy: str = "") -> None:
@@ -201,7 +202,8 @@ def refusal(status: int, value: int, limit: int, command: Command, board: str) -
                 _WRITE_FIRMWARE,
             )
         case Status.NO_MEMORY:
-            need = f"{value} bytes of RAM" if value else "more RAM than there is"
+            # A runtime may find out only that it lacks more (TFLM), so what it says is a lower bound.
+            need = f"at least {value} bytes of RAM" if value else "more RAM than there is"
             return _refused(
                 known, value, limit, f"{board}: the model takes {need}, the arena has {limit}",
                 "choose a smaller model or a board with more RAM",
