@@ -139,7 +139,7 @@ def test_a_search_on_the_real_supernet_keeps_the_budget_and_learns() -> None:
     cost = TableCost({"params": SMALL.params(cells).reshape((5,) * 6)})
     budget = Budget("params", float(np.quantile(cost.values, 0.3)))
     torch.manual_seed(0)
-    config = ConnasConfig.quick(epochs=5, batch_size=32)
+    config = ConnasConfig.quick(epochs=4, batch_size=32)
     result = connas_search(
         NasBench201Supernet(SMALL), cost, [budget], x=x, y=y, x_val=x_val, y_val=y_val, config=config
     )

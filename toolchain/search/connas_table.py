@@ -94,7 +94,7 @@ class TableOutcome:
         architecture: the most accurate candidate within budgets; where no candidate is, the most accurate of all.
         feasible: whether it keeps every budget.
         accuracy: its accuracy in the table that was searched, 0 to 1.
-        kept: share of the candidates that keep every budget.
+        kept: share of the epochs' ends behind the annealing that keep every budget.
         history: as `connas_search`'s; `accuracy/validation` is the expectation under the step's probabilities.
     """
 
@@ -116,8 +116,9 @@ def search_table(
 ) -> TableOutcome:
     """Search by gradients of -log of the expected accuracy, which stands in for a supernet's cross-entropy.
 
-    As in the paper, the candidates are the architectures at the ends of the epochs behind the annealing, and the pick
-    is the best of those within the budgets. Nothing is repaired: an outcome may break a budget, and says so.
+    As in the paper, the candidates are the architectures at the ends of the epochs behind the annealing (and, with
+    `config.candidates` above 1, those within budgets that the steps passed), and the pick is the best of those within
+    the budgets. Nothing is repaired: an outcome may break a budget, and says so.
     Loss-based methods get the exact expectation of the costs. Settings about weights and batches are not used.
 
     Args:
@@ -147,6 +148,7 @@ def search_table(
     ends: list[bool] = []
     for epoch in range(config.epochs):
         temperature = config.temperature_at(epoch)
+        passed: dict[Architecture, None] = {}
         for _ in range(steps_per_epoch):
             drawn = alphas.probabilities(temperature, generator, relaxation)
             mean = expectation(quality, drawn)
@@ -160,11 +162,16 @@ def search_table(
                 "temperature": temperature,
             }
             rows.append(HistoryRow(len(rows), epoch, {**values, **alphas.step(gradients)}))
+            if alphas.tested[1]:
+                passed.pop(alphas.tested[0], None)  # the latest visit counts
+                passed[alphas.tested[0]] = None
         if epoch >= config.anneal_epochs:
             architecture = alphas.architecture()
             kept = bool(alphas.limits.keeps(cost.price(np.array([architecture])))[0])
             candidates[architecture] = kept
             ends.append(kept)
+            others = [a for a in reversed(passed) if a != architecture]
+            candidates.update(dict.fromkeys(others[: config.candidates - 1], True))
             rows[-1] = HistoryRow(
                 rows[-1].step,
                 epoch,
