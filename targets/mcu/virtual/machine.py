@@ -7,7 +7,6 @@ is not there: so nothing depends on the speed of the host, and two runs with the
 from __future__ import annotations
 
 import ctypes
-import mmap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,23 +18,17 @@ import unicorn as _unicorn
 from unicorn import arm_const
 from unicorn.unicorn_py3.unicorn import uclib
 
+from targets.mcu.virtual.blocks import Blocks
 from targets.mcu.virtual.cycles import block_cost, instructions_cost
 from targets.mcu.virtual.faults import explain
-from targets.mcu.virtual.flash import LAYOUTS, Bytes, FlashController
-from targets.mcu.virtual.hooks import (
-    RESOLVE,
-    Block,
-    NativeHooks,
-    PythonHooks,
-    Reason,
-    Slot,
-    State,
-    library,
-)
+from targets.mcu.virtual.flash import LAYOUTS, FlashController
+from targets.mcu.virtual.hooks import NativeHooks, PythonHooks, Reason, State, library
 from targets.mcu.virtual.image import Image
+from targets.mcu.virtual.memory import Memory
 from targets.mcu.virtual.part import Part
 from targets.mcu.virtual.peripherals import BASE, END, Peripherals
-from toolchain.errors import DeviceError, ModelFileError
+from targets.mcu.virtual.serial_line import CAPACITY, SerialLine
+from toolchain.errors import DeviceError
 
 unicorn: Any = _unicorn  # its types are incomplete
 
@@ -48,13 +41,9 @@ _CORES: Final = {
     "cortex-m33": arm_const.UC_CPU_ARM_CORTEX_M33,
 }
 _UART_BYTES: Final = 0x400
-_SERIAL_BYTES: Final = 1 << 20
-_BLOCKS: Final = 1 << 16
-_SLOTS: Final = 1 << 18
 _SLICE: Final = 100_000_000  # halfwords between two looks at the clock on the wall
 _IDLE_US: Final = 50  # that pass with each poll of an empty receive register
 _MASKED_CYCLES: Final = 200  # until the next look whether interrupts are on again
-_PAGE: Final = 1024  # the engine's granularity
 _FOREVER: Final = 0xFFFFFFFFFFFFFFFF
 _SAVED: Final = (
     arm_const.UC_ARM_REG_R0, arm_const.UC_ARM_REG_R1, arm_const.UC_ARM_REG_R2, arm_const.UC_ARM_REG_R3,
@@ -104,7 +93,7 @@ class VirtualMachine:
             raise DeviceError(f"the emulator has no {part.core}", remedy=f"cores: {', '.join(_CORES)}")
         self._engine: Any = unicorn.Uc(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB | unicorn.UC_MODE_MCLASS)
         self._engine.ctl_set_cpu_model(_CORES[part.core])
-        self._map_memory()
+        self._memory = Memory(part, self.image, self._engine)
         self._make_state()
         core = library() if native is not False else None
         if native and core is None:
@@ -144,26 +133,20 @@ class VirtualMachine:
 
     def blocks(self) -> list[tuple[int, int, int]]:
         """(address, instructions, times entered) of every block that ran."""
-        known = (self._state.blocks[i] for i in range(self._known))
-        return [(int(b.address), int(b.instructions), int(b.count)) for b in known]
+        return self._blocks.counts()
 
     def write(self, data: bytes) -> None:
         """Put bytes on the serial line. The firmware sees them when the machine runs next."""
-        state = self._state
-        for at in range(0, len(data), _SERIAL_BYTES // 2):
-            piece = data[at : at + _SERIAL_BYTES // 2]
-            if self._pending() + len(piece) >= _SERIAL_BYTES:
-                self._run(waits=1, wanted=_SERIAL_BYTES)
-                if self._pending() + len(piece) >= _SERIAL_BYTES:
+        for at in range(0, len(data), CAPACITY // 2):
+            piece = data[at : at + CAPACITY // 2]
+            if self._line.unread + len(piece) >= CAPACITY:
+                self._run(waits=1, wanted=CAPACITY)
+                if self._line.unread + len(piece) >= CAPACITY:
                     raise EmulationTimeout(
-                        f"the firmware leaves {self._pending()} bytes of its serial line unread",
+                        f"the firmware leaves {self._line.unread} bytes of its serial line unread",
                         remedy="it waits in its own code, or sends without end",
                     )
-            head = int(state.rx_head)
-            first = min(len(piece), _SERIAL_BYTES - head)
-            self._rx[head : head + first] = np.frombuffer(piece[:first], np.uint8)
-            self._rx[: len(piece) - first] = np.frombuffer(piece[first:], np.uint8)
-            state.rx_head = (head + len(piece)) & (_SERIAL_BYTES - 1)
+            self._line.put(piece)
 
     def read(self, count: int, timeout: float = 0.0) -> bytes:
         """Up to `count` bytes that the firmware sends.
@@ -176,24 +159,18 @@ class VirtualMachine:
             DeviceError: the firmware stopped: an access outside of the part's memory, a write to flash, a fault.
             EmulationTimeout: it ran on and on.
         """
-        state = self._state
-        if state.tx_count < count:
-            self._run(waits=max(1, int(timeout * 1e6 / _IDLE_US)), wanted=min(count, _SERIAL_BYTES))
-        have = min(int(state.tx_count), count)
-        data = self._tx[:have].tobytes()
-        rest = int(state.tx_count) - have
-        self._tx[:rest] = self._tx[have : have + rest].copy()
-        state.tx_count = rest
-        return data
+        if self._line.sent < count:
+            self._run(waits=max(1, int(timeout * 1e6 / _IDLE_US)), wanted=min(count, CAPACITY))
+        return self._line.take(count)
 
     def waiting(self) -> int:
         """Bytes that the firmware has sent by the time it waits for input."""
-        self._run(waits=1, wanted=_SERIAL_BYTES)
-        return int(self._state.tx_count)
+        self._run(waits=1, wanted=CAPACITY)
+        return self._line.sent
 
     def discard_output(self) -> None:
         """Run until the firmware waits, and forget what it sent."""
-        while self.waiting() == _SERIAL_BYTES:
+        while self.waiting() == CAPACITY:
             self._state.tx_count = 0
         self._state.tx_count = 0
 
@@ -207,13 +184,14 @@ class VirtualMachine:
         Raises:
             DeviceError: outside of the part's memory.
         """
-        for memory, base in ((self._flash, self.part.flash_address), (self._ram, self.part.ram_address)):
-            if base <= address and address + len(data) <= base + len(memory):
-                memory[address - base : address - base + len(data)] = np.frombuffer(data, np.uint8)
-                if memory is self._flash:
-                    self.controller.accept()
-                return
-        raise DeviceError(f"{len(data)} bytes at 0x{address:08x} are not in the memory of {self.part.name}")
+        there = self._memory.view(address, len(data))
+        if there is None:
+            raise DeviceError(
+                f"{len(data)} bytes at 0x{address:08x} are not in the memory of {self.part.name}"
+            )
+        there[:] = np.frombuffer(data, np.uint8)
+        if self.part.flash_address <= address < self.part.flash_address + self.part.flash_bytes:
+            self.controller.accept()
 
     def reset(self) -> None:
         """Press the reset button: peripherals start anew, RAM and flash keep what they hold, counts go on."""
@@ -223,57 +201,13 @@ class VirtualMachine:
 
     # ---- construction ------------------------------------------------------------------------------------------
 
-    def _map_memory(self) -> None:
-        part = self.part
-        self._flash, self._flash_map = _buffer(part.flash_bytes)
-        self._ram, self._ram_map = _buffer(part.ram_bytes)
-        self._flash[:] = 0xFF
-        # After power-on a RAM holds anything; a pattern finds firmware that relies on zeros.
-        self._ram.view(np.uint32)[:] = 0x5AFEC0DE
-        end = part.flash_address
-        for address, data in self.image.segments:
-            offset = address - part.flash_address
-            if offset < 0 or offset + len(data) > part.flash_bytes:
-                raise ModelFileError(
-                    f"the firmware puts {len(data)} bytes at 0x{address:08x}; flash of {part.name} is "
-                    f"0x{part.flash_address:08x} to 0x{part.flash_address + part.flash_bytes - 1:08x}",
-                    remedy="build it for this board",
-                )
-            self._flash[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
-            end = max(end, address + len(data))
-        slot = self.image.symbols.get("bf_slot_start", -(-end // _PAGE) * _PAGE)
-        self._slot = min(slot, part.flash_address + part.flash_bytes)
-        self._kept = end - part.flash_address
-        read_run = unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC
-        start = part.flash_address
-        host = self._flash.ctypes.data
-        self._engine.mem_map_ptr(start, self._slot - start, read_run, host)
-        if self._slot < start + part.flash_bytes:
-            self._engine.mem_map_ptr(
-                self._slot,
-                start + part.flash_bytes - self._slot,
-                unicorn.UC_PROT_READ,
-                host + self._slot - start,
-            )
-        self._engine.mem_map_ptr(part.ram_address, part.ram_bytes, unicorn.UC_PROT_ALL, self._ram.ctypes.data)
-
     def _make_state(self) -> None:
         part = self.part
         state = self._state = State()
-        self._block_store = (Block * _BLOCKS)()
-        self._slot_store = (Slot * _SLOTS)()
-        self._known = 0
-        self._cost = instructions_cost if part.model is None else block_cost
-        self._resolver = RESOLVE(self._resolve)
-        self._rx, self._tx = np.zeros(_SERIAL_BYTES, np.uint8), np.zeros(_SERIAL_BYTES, np.uint8)
-        as_bytes = ctypes.POINTER(ctypes.c_uint8)
-        state.blocks = ctypes.cast(self._block_store, ctypes.POINTER(Block))
-        state.slots = ctypes.cast(self._slot_store, ctypes.POINTER(Slot))
-        state.mask = _SLOTS - 1
-        state.resolve = self._resolver
+        cost = instructions_cost if part.model is None else block_cost
+        self._blocks = Blocks(state, self._memory, cost)
+        self._line = SerialLine(state)
         state.stop = ctypes.cast(uclib.uc_emu_stop, ctypes.c_void_p).value
-        state.rx, state.tx = self._rx.ctypes.data_as(as_bytes), self._tx.ctypes.data_as(as_bytes)
-        state.rx_mask, state.tx_size = _SERIAL_BYTES - 1, _SERIAL_BYTES
         state.status_at, state.read_at, state.write_at = (
             (0, 4, 4) if part.uart_classic else (0x1C, 0x24, 0x28)
         )
@@ -282,13 +216,18 @@ class VirtualMachine:
         state.alarm = _FOREVER
         lines = self.image.symbols.get("bf_constant_lines", 0) - part.ram_address
         if 0 <= lines <= part.ram_bytes - 4:
-            state.lines = ctypes.cast(self._ram.ctypes.data + lines, ctypes.POINTER(ctypes.c_uint32))
+            state.lines = ctypes.cast(self._memory.ram.ctypes.data + lines, ctypes.POINTER(ctypes.c_uint32))
             state.lines[0] = 0
 
     def _make_peripherals(self) -> None:
-        part = self.part
+        part, memory = self.part, self._memory
         self.controller = FlashController(
-            LAYOUTS[part.family], self._flash, part.pages, self._kept, self._slot_writable, self._fail
+            LAYOUTS[part.family],
+            memory.flash,
+            part.pages,
+            memory.kept,
+            memory.let_slot_be_written,
+            self._fail,
         )
         self._peripherals = Peripherals(part.family, self.controller, part.flash_options, self._hooks.now)
         hooks = self._hooks
@@ -342,13 +281,10 @@ class VirtualMachine:
 
     # ---- running -----------------------------------------------------------------------------------------------
 
-    def _pending(self) -> int:
-        return (int(self._state.rx_head) - int(self._state.rx_tail)) & (_SERIAL_BYTES - 1)
-
     def _restart(self) -> None:
         state = self._state
         self._peripherals.reset()
-        vector = self._flash[:8].view(np.uint32)
+        vector = self._memory.flash[:8].view(np.uint32)
         for register in range(arm_const.UC_ARM_REG_R0, arm_const.UC_ARM_REG_R12 + 1):
             self._engine.reg_write(register, 0)
         self._engine.reg_write(arm_const.UC_ARM_REG_SP, int(vector[0]))
@@ -411,7 +347,7 @@ class VirtualMachine:
         reason = Reason(state.reason)
         if self._failure is None and error is not None:
             self._failure = explain(
-                error, self._invalid, self.image.where(self._pc & ~1), self.part, self._slot
+                error, self._invalid, self.image.where(self._pc & ~1), self.part, self._memory.slot
             )
         elif self._failure is None and self._exception:
             self._failure = DeviceError(
@@ -420,7 +356,7 @@ class VirtualMachine:
             )
         elif self._failure is None and reason == Reason.BROKEN:
             self._failure = DeviceError(
-                f"the firmware runs what is no code at {self.image.where(self._pc & ~1)}: {self._broken}"
+                f"the firmware runs what is no code at {self.image.where(self._pc & ~1)}: {self._blocks.trouble}"
             )
         if self._failure is not None and reason != Reason.OUTPUT:  # what was sent before comes first
             raise self._failure
@@ -442,7 +378,7 @@ class VirtualMachine:
         end = self.part.flash_address
         self._engine.reg_write(arm_const.UC_ARM_REG_LR, end | 1)
         state.alarm, state.fuel = _FOREVER, _SLICE
-        start: int | None = int(self._flash[60:64].view(np.uint32)[0])
+        start: int | None = int(self._memory.flash[60:64].view(np.uint32)[0])
         while True:
             reason = self._go(start, until=end)
             start = None
@@ -461,30 +397,6 @@ class VirtualMachine:
         state.previous = 0
         self._hooks.systick_due()
 
-    def _resolve(self, address: int, size: int) -> int:
-        """A block that was not seen before: its place in the list."""
-        for memory, base in ((self._flash, self.part.flash_address), (self._ram, self.part.ram_address)):
-            if base <= address and address + size <= base + len(memory):
-                code = memory[address - base : address - base + size].tobytes()
-                break
-        else:
-            self._broken = "outside of flash and RAM"
-            return -1
-        if self._known == _BLOCKS:
-            self._broken = f"more than {_BLOCKS} basic blocks"
-            return -1
-        try:
-            cost = self._cost(code)
-        except ValueError as error:
-            self._broken = str(error)
-            return -1
-        block = self._block_store[self._known]
-        block.address, block.size = address, size
-        block.instructions, block.cycles = cost.instructions, cost.cycles
-        block.taken_cycles, block.conditional = cost.taken_cycles, cost.conditional
-        self._known += 1
-        return self._known - 1
-
     # ---- what goes wrong ---------------------------------------------------------------------------------------
 
     def _fail(self, error: DeviceError) -> None:
@@ -502,19 +414,7 @@ class VirtualMachine:
         self._exception = number
         self._engine.emu_stop()
 
-    def _slot_writable(self, on: bool) -> None:
-        size = self.part.flash_address + self.part.flash_bytes - self._slot
-        if size > 0:
-            allowed = unicorn.UC_PROT_READ | (unicorn.UC_PROT_WRITE if on else 0)
-            self._engine.mem_protect(self._slot, size, allowed)
-
 
 def versions() -> dict[str, str]:
     """What a virtual board's numbers depend on beside the firmware."""
     return {"emulator": f"unicorn {unicorn.__version__}", "decoder": f"capstone {capstone.__version__}"}
-
-
-def _buffer(size: int) -> tuple[Bytes, mmap.mmap]:
-    """Memory that starts at a page of the host, as the engine likes it."""
-    store = mmap.mmap(-1, size)
-    return np.frombuffer(store, np.uint8), store
