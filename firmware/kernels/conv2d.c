@@ -112,6 +112,8 @@ void bf_conv2d(const struct bf_window *op, const uint8_t *program, const int8_t 
         bf_conv2d_columns(op, program, input, output, scratch);
     } else if (op->head.kernel == BF_KERNEL_DSP_PIXEL) {
         bf_pixel(op, program, input, output, scratch);
+    } else if (op->head.kernel == BF_KERNEL_DSP_WINOGRAD) {
+        bf_conv2d_winograd(op, program, input, output, scratch);
     }
 #endif
 }
@@ -126,7 +128,7 @@ int bf_has_weighted(uint8_t kind, uint8_t kernel)
     }
     switch (kind) {
     case BF_CONV2D:
-        return kernel == BF_KERNEL_DSP_COLUMNS || kernel == BF_KERNEL_DSP_PIXEL;
+        return kernel == BF_KERNEL_DSP_COLUMNS || kernel == BF_KERNEL_DSP_PIXEL || kernel == BF_KERNEL_DSP_WINOGRAD;
     case BF_DEPTHWISE:
         return kernel == BF_KERNEL_DSP_PLANES || kernel == BF_KERNEL_DSP_3X3;
     case BF_FULLY_CONNECTED:

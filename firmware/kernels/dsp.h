@@ -58,6 +58,8 @@ static inline int32_t bf_ssat8(int32_t x)
 
 BF_INSTRUCTION2(bf_pkhbt_lsl16, "pkhbt %0, %1, %2, lsl #16")
 BF_INSTRUCTION2(bf_pkhtb_asr16, "pkhtb %0, %1, %2, asr #16")
+BF_INSTRUCTION2(bf_sadd16, "sadd16 %0, %1, %2")
+BF_INSTRUCTION2(bf_ssub16, "ssub16 %0, %1, %2")
 BF_INSTRUCTION3(bf_smlad, "smlad %0, %1, %2, %3")
 BF_INSTRUCTION3(bf_smlabt, "smlabt %0, %1, %2, %3")
 BF_INSTRUCTION3(bf_smlatb, "smlatb %0, %1, %2, %3")
@@ -113,6 +115,16 @@ static inline uint32_t bf_pkhbt_lsl16(uint32_t a, uint32_t b)
 static inline uint32_t bf_pkhtb_asr16(uint32_t a, uint32_t b)
 {
     return (a & 0xffff0000u) | (b >> 16);
+}
+
+static inline uint32_t bf_sadd16(uint32_t a, uint32_t b)
+{
+    return bf_pair(bf_low(a) + bf_low(b), bf_high(a) + bf_high(b));
+}
+
+static inline uint32_t bf_ssub16(uint32_t a, uint32_t b)
+{
+    return bf_pair(bf_low(a) - bf_low(b), bf_high(a) - bf_high(b));
 }
 
 static inline int32_t bf_smlad(uint32_t a, uint32_t b, int32_t c)

@@ -29,6 +29,7 @@ enum bf_kernel {
     BF_KERNEL_DSP_PIXEL = 2,   /* conv2d of few pixels, fully_connected: 4 channels x 1 pixel */
     BF_KERNEL_DSP_PLANES = 3,  /* depthwise_conv2d: one int16 plane per channel, any window */
     BF_KERNEL_DSP_3X3 = 4,     /* depthwise_conv2d: 3x3 with stride 1 */
+    BF_KERNEL_DSP_WINOGRAD = 5, /* conv2d: 3x3 with stride 1, channels a multiple of four; int16 weights, transformed */
 };
 
 /* Weighted kinds. Window: struct bf_window; `chunk` and `steps` are the forms' own. */
@@ -41,6 +42,8 @@ void bf_fully_connected(const struct bf_window *op, const uint8_t *program, cons
 /* The forms with the DSP extension, by their file. */
 void bf_conv2d_columns(const struct bf_window *op, const uint8_t *program, const int8_t *input, int8_t *output,
                        void *scratch);
+void bf_conv2d_winograd(const struct bf_window *op, const uint8_t *program, const int8_t *input, int8_t *output,
+                        void *scratch);
 void bf_pixel(const struct bf_window *op, const uint8_t *program, const int8_t *input, int8_t *output, void *scratch);
 void bf_depthwise_3x3(const struct bf_window *op, const uint8_t *program, const int8_t *input, int8_t *output,
                       void *scratch);

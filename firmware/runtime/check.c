@@ -119,6 +119,11 @@ static int sizes_of_form(const struct bf_window *op, uint32_t *weights, uint32_t
         *weights = times(8 * ((op->out_c + 3u) / 4), steps);
         *scratch = sum(times(4, steps), stage);
         return op->steps == steps;
+    case BF_KERNEL_DSP_WINOGRAD: /* 16 points of int16 for each 9 weights; windows and sums of four tiles, one window */
+        *weights = times(64 * ((op->out_c + 1u) / 2), op->in_c);
+        *scratch = 144u * op->in_c + 512;
+        return op->kernel_h == 3 && op->kernel_w == 3 && op->stride_h == 1 && op->stride_w == 1 && op->in_c % 4 == 0 &&
+               op->steps == op->in_c / 2u;
     case BF_KERNEL_DSP_PLANES: {
         uint32_t columns = (times(op->out_w - 1u, op->stride_w) + op->kernel_w + 1u) / 2;
         uint32_t words = times(op->kernel_h, pairs + (op->stride_w % 2 ? op->kernel_w / 2u + 1 : 0));

@@ -24,7 +24,7 @@ KERNELS: Final = ROOT / "firmware" / "kernels"
 SOURCES: Final = tuple(
     KERNELS / name
     for name in (
-        *("conv2d.c", "conv2d_columns.c", "pixel.c", "fully_connected.c"),
+        *("conv2d.c", "conv2d_columns.c", "winograd.c", "pixel.c", "fully_connected.c"),
         *("depthwise_conv2d.c", "depthwise_planes.c", "depthwise_3x3.c", "planes.c"),
     )
 )
@@ -50,13 +50,15 @@ class Layer:
     least: int
     greatest: int
 
+    algorithm: weights.Algorithm = "direct"
+
     def laid_out(self, isa: layout.Isa) -> weights.WeightedLayout:
         """Constants in the kernel's layout."""
-        values = [getattr(self, name) for name in self.__dataclass_fields__]
-        return weights.layout_weighted(*values, isa)
+        *values, algorithm = [getattr(self, name) for name in self.__dataclass_fields__]
+        return weights.layout_weighted(*values, isa, algorithm)
 
 
-def layer_of(graph: Graph) -> Layer:
+def layer_of(graph: Graph, algorithm: weights.Algorithm = "direct") -> Layer:
     """The numbers of a graph of one weighted operator."""
     (node,) = graph.nodes
     op = node.operator
@@ -77,6 +79,7 @@ def layer_of(graph: Graph) -> Layer:
         shifts=np.array([s for _, s in pairs], np.int64),
         least=least,
         greatest=greatest,
+        algorithm=algorithm,
     )
 
 
@@ -128,7 +131,7 @@ class Host:
     def run(self, layer: Layer, isa: layout.Isa, x: NDArray[Any], channels_first: bool = True) -> Int8Array:
         """Output of the operator for an input of its shape."""
         head, constants = program(layer, isa, channels_first)
-        scratch = weights.weighted_footprint(layer.op, isa).scratch_bytes
+        scratch = weights.weighted_footprint(layer.op, isa, layer.algorithm).scratch_bytes
         size = math.prod(layer.op.output)
         sizes = struct.pack("<4I", len(constants), x.size, size, scratch)
         if self.process is None:

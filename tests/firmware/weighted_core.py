@@ -85,7 +85,7 @@ class Core:
         """Output of the operator; with `count` also instructions and cycles."""
         head, constants = program(layer, isa, channels_first=True)
         sizes = (len(head), len(constants), x.size, math.prod(layer.op.output))
-        scratch = weights.weighted_footprint(layer.op, isa).scratch_bytes
+        scratch = weights.weighted_footprint(layer.op, isa, layer.algorithm).scratch_bytes
         places, at = [], DATA
         for size in (*sizes, scratch):
             places.append(at)
