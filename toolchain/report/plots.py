@@ -291,11 +291,13 @@ def plot_search(
                 *zip(*ends, strict=True), ".", color=CHOSEN, markersize=4, label="network at the epoch's end"
             )
         top.set_ylabel("validation\naccuracy %")
-        top.legend(loc="lower right")
+        top.legend(loc="upper left")
         if title:
             top.set_title(title)
         for axes, budget in zip(middle, budgets, strict=True):
             _draw_metric(axes, x, epochs, budget)
+        for axes in middle[:1]:  # the others read alike
+            axes.legend(loc="upper right", ncols=3)
         bottom.plot(
             x, [row.entropy for row in epochs], color=COLOURS[0], label="entropy of the choices, nats"
         )
@@ -319,18 +321,23 @@ def _draw_metric(axes: Axes, x: npt.NDArray[np.int64], epochs: Sequence[Epoch], 
     low, middle, high = np.array([row.costs[budget.metric] for row in epochs]).T
     unit, scale = _unit(budget.metric, max(float(high.max()), budget.bound))
     axes.fill_between(
-        x, low / scale, high / scale, color=COLOURS[4], alpha=0.4, linewidth=0, label="range in the epoch"
+        x,
+        low / scale,
+        high / scale,
+        color=COLOURS[4],
+        alpha=0.4,
+        linewidth=0,
+        label="current network, range in the epoch",
     )
-    axes.plot(x, middle / scale, color=COLOURS[0], linewidth=1.2, label="current network")
+    axes.plot(x, middle / scale, color=COLOURS[0], linewidth=1.2, label="its middle")
     axes.axhline(budget.bound / scale, color=GREY, linestyle="--", linewidth=1.2, label="budget")
-    top = max(float(high.max()), budget.bound) * 1.08 / scale
+    top = max(float(high.max()), budget.bound) * 1.2 / scale
     axes.axhspan(
         budget.bound / scale, top, facecolor="none", edgecolor="#bbbbbb", hatch="///", linewidth=0, zorder=0
     )
     axes.set_ylim(min(float(low.min()), budget.bound) * 0.92 / scale, top)
     name = budget.metric.removesuffix(next(s for s in _SCALES if budget.metric.endswith(s)))
     axes.set_ylabel(f"{name}\n{unit}".rstrip())
-    axes.legend(loc="upper right")
 
 
 @contextmanager

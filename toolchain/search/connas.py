@@ -21,7 +21,7 @@ from torch import Tensor
 from toolchain.errors import ConfigurationError
 from toolchain.search.connas_alphas import Alphas, Decoder, argmax_decoder, path_decoder
 from toolchain.search.connas_config import ConnasConfig
-from toolchain.search.connas_run import Recorded, Run
+from toolchain.search.connas_run import Augment, Recorded, Run
 from toolchain.search.evaluators import evaluate_inherited, recalibration_batches
 from toolchain.search.feasibility import price_one, require_feasible
 from toolchain.search.protocols import CostModel, ExactChecker, Progress, SearchResult
@@ -55,6 +55,7 @@ def connas_search(
     checker: ExactChecker | None = None,
     config: ConnasConfig | None = None,
     relaxation: Relaxation | None = None,
+    augment: Augment | None = None,
     progress: Progress | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
@@ -78,6 +79,8 @@ def connas_search(
         checker: exact check of the final pick; None accepts the cost model's word.
         config: see `ConnasConfig`.
         relaxation: how logits become probabilities, in place of the one that the settings name.
+        augment: changes the inputs of weight steps, (batch, generator on the CPU) -> batch; alpha steps see them as
+            they are.
         progress: called after each epoch.
         checkpoint: rewritten atomically after each epoch, so a run may be killed at any moment.
         resume: continue from `checkpoint` where it exists; the result is that of an undisturbed run.
@@ -111,7 +114,7 @@ def connas_search(
         run.load(checkpoint, settings)
 
     for epoch in range(run.epoch, config.epochs):
-        passed = run.train_epoch(epoch, inputs, labels, inputs_val, labels_val, relaxation)
+        passed = run.train_epoch(epoch, inputs, labels, inputs_val, labels_val, relaxation, augment)
         architecture = alphas.architecture()
         if epoch >= max(config.anneal_epochs, config.warmup_epochs):
             for candidate in (architecture, *passed)[: config.candidates]:

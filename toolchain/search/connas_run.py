@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -30,6 +30,9 @@ from toolchain.supernet.train import (
     with_prefix,
     without_prefix,
 )
+
+Augment: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
+"""(batch of inputs, generator on the CPU) -> a batch of the same shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ class Run:
         inputs_val: Tensor,
         labels_val: Tensor,
         relaxation: Relaxation | None,
+        augment: Augment | None = None,
     ) -> list[Architecture]:
         """One pass over the training data; after the warm-up each weight step is followed by an alpha step.
 
@@ -87,13 +91,12 @@ class Run:
             validation: Iterator[Tensor] = iter(())
             for step, index in enumerate(shuffled_batches(len(inputs), config.batch_size, generator)):
                 mixture = [p.detach() for p in probabilities()]
-                loss = functional.cross_entropy(
-                    self.supernet.forward_relaxed(inputs[index], mixture), labels[index]
-                )
+                batch = inputs[index] if augment is None else augment(inputs[index], generator)
+                loss = functional.cross_entropy(self.supernet.forward_relaxed(batch, mixture), labels[index])
                 train_loss = finite(loss, epoch, step, rate)
                 self._weight_step(loss)
                 for _ in range(config.path_steps):
-                    logits = self.supernet.forward_architecture(inputs[index], self.alphas.sample(generator))
+                    logits = self.supernet.forward_architecture(batch, self.alphas.sample(generator))
                     loss = functional.cross_entropy(logits, labels[index])
                     finite(loss, epoch, step, rate)
                     self._weight_step(loss)
