@@ -218,7 +218,8 @@ void bf_depthwise_planes(const struct bf_window *op, const uint8_t *program, con
         uint32_t height = (rows - 1) * op->stride_h + op->kernel_h;
         for (uint32_t in_c = 0; in_c < op->in_c; in_c += 4) {
             uint32_t count = op->in_c - in_c < 4 ? op->in_c - in_c : 4, c = in_c * copies;
-            bf_gather(op, input + in_c, (int32_t)(first * op->stride_h) - op->pad_top, count, columns, height, scratch);
+            bf_gather(op, input + in_c, (int32_t)(first * op->stride_h) - op->pad_top, count, columns, height, in_c == 0,
+                      scratch);
             for (uint32_t j = 0; j < count; j++) {
                 for (uint32_t copy = 0; copy < copies; copy++, c++) {
                     struct plane plane = {

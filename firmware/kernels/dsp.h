@@ -63,6 +63,7 @@ BF_INSTRUCTION2(bf_ssub16, "ssub16 %0, %1, %2")
 BF_INSTRUCTION3(bf_smlad, "smlad %0, %1, %2, %3")
 BF_INSTRUCTION3(bf_smlabt, "smlabt %0, %1, %2, %3")
 BF_INSTRUCTION3(bf_smlatb, "smlatb %0, %1, %2, %3")
+BF_INSTRUCTION3(bf_smmla, "smmla %0, %1, %2, %3")
 BF_INSTRUCTION3(bf_smmlar, "smmlar %0, %1, %2, %3")
 #undef BF_INSTRUCTION2
 #undef BF_INSTRUCTION3
@@ -142,6 +143,12 @@ static inline int32_t bf_smlatb(uint32_t a, uint32_t b, int32_t c)
     return (int32_t)((uint32_t)c + (uint32_t)(bf_high(a) * bf_low(b)));
 }
 
+static inline int32_t bf_smmla(uint32_t a, uint32_t b, int32_t c)
+{
+    int64_t product = (int64_t)(int32_t)a * (int32_t)b;
+    return (int32_t)((uint32_t)c + (uint32_t)((uint64_t)product >> 32));
+}
+
 static inline int32_t bf_smmlar(uint32_t a, uint32_t b, int32_t c)
 {
     int64_t product = (int64_t)(int32_t)a * (int32_t)b;
@@ -173,6 +180,20 @@ static inline int32_t bf_requantize_doubled(int32_t twice, int32_t multiplier, i
 static inline int32_t bf_requantize_dsp(int32_t sum, int32_t multiplier, int32_t rounding, int32_t right_shift)
 {
     return bf_requantize_doubled((int32_t)((uint32_t)sum << 1), multiplier, rounding, right_shift);
+}
+
+#define BF_PRESCALED_SHIFT 11
+
+/* 2^k times a sum -> int8 for an output zero point of -128, right shifts of BF_PRESCALED_SHIFT + 1 - k, k >= 2: with
+ * rounding' = 2^(k-2) + rounding * 2^(k-1) both roundings are in the one addition. Negative sums saturate to -128
+ * whatever their rounding, so that they need no term of their own. */
+static inline int32_t bf_requantize_prescaled(int32_t scaled, int32_t multiplier, int32_t rounding)
+{
+#if BF_MUTATE == 2 /* for the test of the tests */
+    return bf_ssat8(bf_smmlar((uint32_t)scaled, (uint32_t)multiplier, rounding) >> BF_PRESCALED_SHIFT);
+#else
+    return bf_ssat8(bf_smmla((uint32_t)scaled, (uint32_t)multiplier, rounding) >> BF_PRESCALED_SHIFT);
+#endif
 }
 
 /* A whole tensor into [least, greatest]: kernels of the DSP forms saturate to int8 only, because a fused ReLU whose zero

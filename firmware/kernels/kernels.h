@@ -28,7 +28,7 @@ enum bf_kernel {
     BF_KERNEL_DSP_COLUMNS = 1, /* conv2d: 2 channels x 4 pixels, columns of int16 */
     BF_KERNEL_DSP_PIXEL = 2,   /* conv2d of few pixels, fully_connected: 4 channels x 1 pixel */
     BF_KERNEL_DSP_PLANES = 3,  /* depthwise_conv2d: one int16 plane per channel, any window */
-    BF_KERNEL_DSP_3X3 = 4,     /* depthwise_conv2d: 3x3 with stride 1 */
+    BF_KERNEL_DSP_3X3 = 4,     /* depthwise_conv2d: 3x3 with stride 1 or 2 */
     BF_KERNEL_DSP_WINOGRAD = 5, /* conv2d: 3x3 with stride 1, channels a multiple of four; int16 weights, transformed */
 };
 

@@ -40,16 +40,40 @@ static inline __attribute__((always_inline)) void gather_pairs(const int8_t *lef
     }
 }
 
-static void gather_four(const int8_t *left, uint32_t left_pitch, const int8_t *right, uint32_t right_pitch,
-                        uint32_t rows, uint32_t *to, uint32_t plane)
+static void gather_any(const int8_t *left, uint32_t left_pitch, const int8_t *right, uint32_t right_pitch, uint32_t count,
+                       uint32_t rows, uint32_t *to, uint32_t plane)
 {
-    gather_pairs(left, left_pitch, right, right_pitch, 4, rows, to, plane);
+    if (count == 4) {
+        gather_pairs(left, left_pitch, right, right_pitch, 4, rows, to, plane);
+    } else {
+        gather_pairs(left, left_pitch, right, right_pitch, count, rows, to, plane);
+    }
 }
 
-static void gather_less(const int8_t *left, uint32_t left_pitch, const int8_t *right, uint32_t right_pitch,
-                        uint32_t count, uint32_t rows, uint32_t *to, uint32_t plane)
+/* The same of four channels where `right` is one pixel further than `left`: most of an image. */
+static void gather_four(const int8_t *left, uint32_t pixel, uint32_t pitch, uint32_t rows, uint32_t *to, uint32_t plane)
 {
-    gather_pairs(left, left_pitch, right, right_pitch, count, rows, to, plane);
+    const int8_t *right = left + pixel;
+    uint32_t *p0 = to, *p1 = p0 + plane, *p2 = p1 + plane, *p3 = p2 + plane;
+    for (; rows >= 2; rows -= 2, p0 += 2, p1 += 2, p2 += 2, p3 += 2) {
+        uint32_t a = bf_load32(left), b = bf_load32(right);
+        uint32_t c = bf_load32(left + pitch), d = bf_load32(right + pitch);
+        left += 2 * pitch;
+        right += 2 * pitch;
+        uint32_t low = bf_pkhbt_lsl16(a, b), high = bf_pkhtb_asr16(b, a);
+        p0[0] = bf_sxtb16(low);
+        p1[0] = bf_sxtb16_ror8(low);
+        p2[0] = bf_sxtb16(high);
+        p3[0] = bf_sxtb16_ror8(high);
+        low = bf_pkhbt_lsl16(c, d), high = bf_pkhtb_asr16(d, c);
+        p0[1] = bf_sxtb16(low);
+        p1[1] = bf_sxtb16_ror8(low);
+        p2[1] = bf_sxtb16(high);
+        p3[1] = bf_sxtb16_ror8(high);
+    }
+    if (rows) {
+        gather_pairs(left, 0, right, 0, 4, 1, p0, plane);
+    }
 }
 
 static void fill_rows(uint32_t pair, uint32_t count, uint32_t rows, uint32_t *to, uint32_t plane)
@@ -62,7 +86,7 @@ static void fill_rows(uint32_t pair, uint32_t count, uint32_t rows, uint32_t *to
 }
 
 void bf_gather(const struct bf_window *op, const int8_t *input, int32_t y, uint32_t count, uint32_t columns,
-                   uint32_t height, uint32_t *to)
+               uint32_t height, int borders, uint32_t *to)
 {
     uint32_t plane = columns * height, pitch = (uint32_t)op->in_w * op->in_c;
     uint32_t above = y < 0 ? (uint32_t)-y : 0, below = 0;
@@ -71,29 +95,34 @@ void bf_gather(const struct bf_window *op, const int8_t *input, int32_t y, uint3
         below = (uint32_t)(y + (int32_t)height - op->in_h);
         below = below > height - above ? height - above : below;
     }
-    int8_t outside[4] = {op->in_zero, op->in_zero, op->in_zero, op->in_zero};
     uint32_t zeros = ((uint32_t)op->in_zero & 0xffffu) | ((uint32_t)op->in_zero << 16);
+    int8_t outside[4] = {op->in_zero, op->in_zero, op->in_zero, op->in_zero};
     uint32_t inside = height - above - below;
     const int8_t *rows = input + (y + (int32_t)above) * (int32_t)pitch;
     for (uint32_t column = 0; column < columns; column++, to += height) {
         int32_t x = 2 * (int32_t)column - op->pad_left;
-        const int8_t *left = outside, *right = outside; /* columns outside the image stay at one place */
-        uint32_t left_pitch = 0, right_pitch = 0;
-        if (x >= 0 && x < op->in_w) {
-            left = rows + x * op->in_c;
-            left_pitch = pitch;
+        int has_left = x >= 0 && x < op->in_w, has_right = x + 1 >= 0 && x + 1 < op->in_w;
+        if (borders) {
+            fill_rows(zeros, count, above, to, plane);
+            fill_rows(zeros, count, below, to + above + inside, plane);
         }
-        if (x + 1 >= 0 && x + 1 < op->in_w) {
-            right = rows + (x + 1) * op->in_c;
-            right_pitch = pitch;
+        if (has_left && has_right && count == 4) {
+            uint32_t run = inside == 1 && height == 1 ? ((uint32_t)op->in_w - (uint32_t)x) / 2 : 1;
+            run = run > columns - column ? columns - column : run;
+            if (run > 1) { /* a single row: neighbouring columns are neighbours in the plane as well */
+                gather_four(rows + x * op->in_c, op->in_c, 2u * op->in_c, run, to, plane);
+                column += run - 1;
+                to += run - 1;
+            } else {
+                gather_four(rows + x * op->in_c, op->in_c, pitch, inside, to + above, plane);
+            }
+        } else if (has_left || has_right) { /* a column outside the image stays at one place */
+            gather_any(has_left ? rows + x * op->in_c : outside, has_left ? pitch : 0,
+                       has_right ? rows + (x + 1) * op->in_c : outside, has_right ? pitch : 0, count, inside, to + above,
+                       plane);
+        } else if (borders) {
+            fill_rows(zeros, count, inside, to + above, plane);
         }
-        fill_rows(zeros, count, above, to, plane);
-        if (count == 4) {
-            gather_four(left, left_pitch, right, right_pitch, inside, to + above, plane);
-        } else {
-            gather_less(left, left_pitch, right, right_pitch, count, inside, to + above, plane);
-        }
-        fill_rows(zeros, count, below, to + above + inside, plane);
     }
 }
 #endif

@@ -7,7 +7,7 @@
 #include "kernels.h"
 
 /* Rows from y on, `height` of them, of `count` channels (1 to 4) into as many planes of `columns` columns of `height`
- * words. */
+ * words. What lies outside the image is written only with `borders`: it stays as it is for other channels of the rows. */
 void bf_gather(const struct bf_window *op, const int8_t *input, int32_t y, uint32_t count, uint32_t columns,
-               uint32_t height, uint32_t *to);
+               uint32_t height, int borders, uint32_t *to);
 #endif

@@ -82,11 +82,11 @@ static int kernel_is_known(const struct bf_operator *op)
     }
 }
 
-/* A right shift of 1 to 31 where the short requantisation applies, else any that is defined. */
+/* A right shift of at most 31 where the short requantisation applies, else any that is defined. */
 static int shifts_are_defined(const struct bf_channel *channels, uint32_t count)
 {
     for (; count > 0; count--, channels++)
-        if (channels->shift < -31 || channels->shift > (channels->rounding != 0 ? -1 : 30))
+        if (channels->shift < -31 || channels->shift > (channels->rounding != 0 ? 0 : 30))
             return 0;
     return 1;
 }
@@ -124,18 +124,17 @@ static int sizes_of_form(const struct bf_window *op, uint32_t *weights, uint32_t
         *scratch = 144u * op->in_c + 512;
         return op->kernel_h == 3 && op->kernel_w == 3 && op->stride_h == 1 && op->stride_w == 1 && op->in_c % 4 == 0 &&
                op->steps == op->in_c / 2u;
-    case BF_KERNEL_DSP_PLANES: {
+    case BF_KERNEL_DSP_PLANES:
+    case BF_KERNEL_DSP_3X3: {
         uint32_t columns = (times(op->out_w - 1u, op->stride_w) + op->kernel_w + 1u) / 2;
         uint32_t words = times(op->kernel_h, pairs + (op->stride_w % 2 ? op->kernel_w / 2u + 1 : 0));
         *weights = times(times(4, words), op->out_c);
         *scratch = times(times(4 * planes, columns), times(op->chunk - 1u, op->stride_h) + op->kernel_h);
-        return op->steps == words;
-    }
-    case BF_KERNEL_DSP_3X3:
+        if (op->head.kernel == BF_KERNEL_DSP_PLANES)
+            return op->steps == words;
         *weights = 24u * op->out_c;
-        *scratch = times(4 * planes * ((op->out_w + 1u) / 2 + 1), ((op->chunk + 1u) & ~1u) + 2);
-        return op->kernel_h == 3 && op->kernel_w == 3 && op->stride_h == 1 && op->stride_w == 1 &&
-               (op->chunk % 2 == 0 || op->chunk >= op->out_h);
+        return op->kernel_h == 3 && op->kernel_w == 3 && op->stride_h == op->stride_w && op->stride_h <= 2;
+    }
     }
     return 0;
 }

@@ -33,6 +33,8 @@ FORMS: Final = {
     "conv2d 1x1x3->1x1x{} k1x1 s1x1 same none int8": weights.DSP_PIXEL,
     "fully_connected 5->{} none int8": weights.DSP_PIXEL,
     "depthwise_conv2d 3x4x1->3x4x{} k3x3 s1x1 same none int8": weights.DSP_3X3,
+    "depthwise_conv2d 5x1x1->5x1x{} k3x3 s1x1 same none int8": weights.DSP_3X3,
+    "depthwise_conv2d 8x1x1->4x1x{} k3x3 s2x2 same none int8": weights.DSP_3X3,
     "depthwise_conv2d 1x5x1->1x5x{} k1x5 s1x1 same none int8": weights.DSP_PLANES,
 }
 # Shapes that random operators are too small for: several chunks, bands and groups, with and without a rest.
@@ -48,6 +50,10 @@ SHAPES: Final = (
     "depthwise_conv2d 40x33x6->40x33x6 k3x3 s1x1 same relu6 int8",
     "depthwise_conv2d 25x5x9->25x5x18 k3x3 s1x1 same relu int8",
     "depthwise_conv2d 41x33x6->21x17x6 k3x3 s2x2 same none int8",
+    "depthwise_conv2d 42x13x8->21x7x8 k3x3 s2x2 same relu int8",
+    "depthwise_conv2d 7x6x4->3x2x8 k3x3 s2x2 valid relu int8",
+    "depthwise_conv2d 2x9x4->2x9x4 k3x3 s1x1 same relu6 int8",
+    "depthwise_conv2d 1x9x5->1x9x5 k3x3 s1x1 same relu int8",
     "depthwise_conv2d 20x24x5->20x24x5 k5x5 s1x1 same relu int8",
     "depthwise_conv2d 1x90x7->1x30x14 k1x9 s1x3 same none int8",
     "depthwise_conv2d 60x1x4->60x1x4 k13x1 s1x1 same none int8",
@@ -189,6 +195,19 @@ def test_ties(host: Host, isa: Isa, form: str, zero: int) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_ties_tell_a_missing_rounding_term(mutant: Host, isa: Isa, form: str) -> None:
     assert wrong_ties(lambda layer, x: mutant.run(layer, isa, x), tie_layer(form, -5)) > 100
+
+
+def test_ties_tell_a_prescaled_product_that_is_rounded(tmp_path: Any) -> None:
+    """SMMLAR for SMMLA: few sums show it, so that all right shifts of prescaled channels stand side by side."""
+    host, core = Host(tmp_path, "-DBF_MUTATE=2"), core_for("auto", tmp_path, "-DBF_MUTATE=2")
+    for form in [form for form, kernel in FORMS.items() if kernel == weights.DSP_3X3]:
+        layer = tie_layer(form, -128, 3, shifts=tuple(range(3, 12)))
+        table = np.frombuffer(layer.laid_out("dsp").channels, "<i4").reshape(-1, 4)
+        scaled = (table[:, 2] != 0) & (table[:, 3] == 0)
+        assert set(-layer.shifts[scaled]) == set(range(3, 11)), "what weights of zero allow"
+        for run in (host.run, core.run):
+            assert wrong_ties(lambda layer, x, run=run: run(layer, "dsp", x), layer) > 10
+    host.close()
 
 
 @pytest.mark.parametrize("form", FORMS)

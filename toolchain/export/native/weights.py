@@ -40,6 +40,7 @@ PLANE_BYTES: Final = 4096  # the same for the planes of four channels
 CACHE_BYTES: Final = 128
 # Beyond these a sum takes the 64-bit requantisation: firmware/kernels/requantize.h.
 SUM_LIMIT: Final = 1 << 30
+PRESCALED_SHIFT: Final = 11  # BF_PRESCALED_SHIFT of firmware/kernels/dsp.h: right shifts of 4 to 10 for weights of 8 bits
 WINOGRAD_CHANNELS: Final = 3640  # beyond, four times a sum without its bias might not be an int32
 _LARGEST: Final = (1 << 16) - 1  # fields of struct bf_window are uint16
 
@@ -154,23 +155,15 @@ def layout_weighted(
     form = _form(op, isa, algorithm)
     channels = op.output[-1]
     rows = _rows(op, np.asarray(weights))
-    table = _channels(
-        rows.reshape(channels, -1).astype(np.int64),
-        np.asarray(bias, np.int64),
-        in_zero,
-        out_zero,
-        np.broadcast_to(np.asarray(multipliers, np.int64), (channels,)),
-        np.broadcast_to(np.asarray(shifts, np.int64), (channels,)),
-        SUM_LIMIT // 2 if form.kernel == DSP_WINOGRAD else SUM_LIMIT,  # four times a sum, not twice
-    )
-    if form.kernel in (DSP_PLANES, DSP_3X3):  # int16 weights: there is room to double them
-        twice = np.where(table[:, 2] != 0, 2, 1)
-        table[:, 0] *= twice
-        arranged = _arrange_planes(
-            op, form.kernel, rows.astype(np.int16) * twice[:, None, None].astype(np.int16)
-        )
+    flat = rows.reshape(channels, -1).astype(np.int64)
+    scales = (np.broadcast_to(np.asarray(s, np.int64), (channels,)) for s in (multipliers, shifts))
+    limit = SUM_LIMIT // 2 if form.kernel == DSP_WINOGRAD else SUM_LIMIT  # four times a sum is an int32
+    table = _channels(flat, np.asarray(bias, np.int64), in_zero, out_zero, *scales, limit)
+    if form.kernel in (DSP_PLANES, DSP_3X3):  # int16 weights: there is room to scale them
+        scale = _scaled(table, flat, out_zero if form.kernel == DSP_3X3 else None)
+        arranged = _arrange_planes(op, form.kernel, (rows * scale[:, None, None]).astype(np.int16))
     elif form.kernel == DSP_WINOGRAD:
-        arranged = _arrange_winograd(rows.reshape(channels, 3, 3, -1))
+        arranged = _arrange_winograd(np.asarray(weights))
     else:
         arranged = _arrange(form.kernel, rows)
     return WeightedLayout(
@@ -201,6 +194,27 @@ def _channels(
     reach = 128 * np.abs(rows).sum(axis=1) + np.abs(folded)
     short = (right >= 1) & (reach < limit) & (np.abs(rounding) < limit)
     return np.stack([folded, multipliers, np.where(short, rounding, 0), shifts], axis=1)
+
+
+def _scaled(table: Integers, rows: Integers, out_zero: int | None) -> Integers:
+    """Factor of each channel's weights; `table` is changed to match: 2^k for a prescaled channel, 2 for others of the
+    short requantisation. `out_zero`: None where the kernel knows no prescaled channels.
+
+    bf_requantize_prescaled of firmware/kernels/dsp.h: one shift for all channels, shown by a shift of 0.
+    """
+    folded, multipliers, rounding, shifts = table.T.copy()
+    k = np.clip(PRESCALED_SHIFT + 1 + shifts, 0, 15)
+    short, limit = rounding != 0, 1 << 31
+    reach = (128 * np.abs(rows).sum(axis=1) + np.abs(folded)) << k
+    constant = np.where(k >= 2, (1 << np.maximum(k - 2, 0)) + (rounding << np.maximum(k - 1, 0)), 0)
+    fits = (np.abs(rows).max(axis=1) << k < 1 << 15) & (reach < limit)
+    fits &= ((reach * multipliers) >> 32) + np.abs(constant) < limit - 1
+    scaled = fits & short & (k >= 2) & (k == PRESCALED_SHIFT + 1 + shifts) & (out_zero == -128)
+    factor = np.where(scaled, 1 << k, np.where(short, 2, 1))
+    table[:, 0] = folded * factor
+    table[:, 2] = np.where(scaled, constant, rounding)
+    table[:, 3] = np.where(scaled, 0, shifts)
+    return factor
 
 
 def _rows(op: Operator, weights: Int8Array) -> Int8Array:
@@ -237,7 +251,7 @@ def _form(op: Operator, isa: Isa, algorithm: Algorithm) -> _Form:
     if op.kind == "depthwise_conv2d":
         if isa == "plain":
             return _plain_depthwise(op)
-        return _planes_3x3(op) if op.kernel == (3, 3) and op.stride == (1, 1) else _planes(op)
+        return _planes_3x3(op) if op.kernel == (3, 3) and op.stride in ((1, 1), (2, 2)) else _planes(op)
     pixels = math.prod(op.output[1:-1])
     if isa == "plain":
         return _plain(op, pixels, channels)
@@ -330,14 +344,18 @@ def _planes(op: Operator) -> _Form:
 
 def _planes_3x3(op: Operator) -> _Form:
     _, out_h, out_w, channels = op.output
-    planes, columns = min(4, op.inputs[0][-1]), -(-out_w // 2) + 1
+    stride = op.stride[0]
+    planes, columns = min(4, op.inputs[0][-1]), ((out_w - 1) * stride + 4) // 2
 
     def scratch(rows: int) -> int:
-        return 4 * planes * columns * (-(-rows // 2) * 2 + 2)
+        return 4 * planes * columns * ((rows - 1) * stride + 3)
 
-    rows = out_h
-    while rows > 2 and scratch(rows) > PLANE_BYTES:
-        rows = (rows - 1) // 2 * 2  # whole blocks, but for the last band
+    most = out_h
+    while most > 1 and scratch(most) > PLANE_BYTES:
+        most -= 1
+    bands, block = -(-out_h // most), 2 * stride
+    # Bands of about one height, of whole blocks where that needs no more of them.
+    rows = min(most, out_h, -(-out_h // bands // block) * block)
     bands = -(-out_h // rows)
     return _Form(
         kernel=DSP_3X3,
