@@ -61,19 +61,20 @@ def measure(name: str, target: str, networks: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         project = _SpaceOnly(Path(folder), parse_config(config, "bench"))
         start = time.monotonic()
-        outcome = profile(project)
+        (outcome,) = profile(project).targets
         seconds = time.monotonic() - start
         for signature, reason in outcome.failures:
             print(f"  failed: {signature}: {reason}")
         costs = open_costs(project, ["cycles"])
+        metric = costs.targets[0].metric
         with Lut.open(project.lut_path, read_only=True) as lut:
-            rows = {n.name: m for n, m in lut.networks(outcome.stack, costs.metric) if isinstance(n, Network)}
+            rows = {n.name: m for n, m in lut.networks(outcome.stack, metric) if isinstance(n, Network)}
     architectures = [a for a in calibration_networks(project, networks) if project.space.encode(a) in rows]
     prices = costs.table.price(architectures)
     measured = [rows[project.space.encode(a)] for a in architectures]
     predicted = {metric: prices[:, column] for column, metric in enumerate(costs.table.metrics)}
     values = np.array([m.value for m in measured])
-    errors = 100 * (predicted[costs.metric] / values - 1)
+    errors = 100 * (predicted[metric] / values - 1)
     wrong = {
         metric: sum(p != float(m.details[metric]) for p, m in zip(predicted[metric], measured, strict=True))
         for metric in ("flash_bytes", "ram_bytes")
@@ -97,8 +98,8 @@ def measure(name: str, target: str, networks: int) -> dict[str, float]:
     evidence = measured[0].evidence.value
     print(f"{name} on {outcome.stack.label} [{evidence}]: {report.measured} operators, "
           f"{figures['operators_per_second']:.0f} a second, {len(report.failed)} failed; {len(measured)} networks of "
-          f"{values.min():,.0f} to {values.max():,.0f} {costs.metric}; {seconds:.0f} s in all")  # fmt: skip
-    print(f"  {costs.metric} predicted: mean error {figures['mean_error_percent']:.3f} %, worst "
+          f"{values.min():,.0f} to {values.max():,.0f} {metric}; {seconds:.0f} s in all")  # fmt: skip
+    print(f"  {metric} predicted: mean error {figures['mean_error_percent']:.3f} %, worst "
           f"{figures['worst_error_percent']:.3f} %, bias {figures['bias_percent']:+.3f} % "
           f"(runtime's constant {figures['constant']:,.0f})")  # fmt: skip
     print(f"  predicted = counted by the device: flash {len(measured) - wrong['flash_bytes']} of {len(measured)}, "

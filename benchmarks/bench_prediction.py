@@ -56,7 +56,7 @@ def measure(name: str, target: str, networks: int) -> dict[str, float]:
     }
     with tempfile.TemporaryDirectory() as folder:
         project = _SpaceOnly(Path(folder), parse_config(config, "bench"))
-        outcome = profile(project)
+        (outcome,) = profile(project).targets
         with Lut.open(project.lut_path, read_only=True) as lut:
             table = steady_table(lut, outcome.stack, "latency_us")
     pairs = [

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -103,6 +104,20 @@ class Predictor:
         """True when the operator's kind has been measured often enough."""
         return _group(operator) in self.kinds
 
+    def kind_of(self, operator: Operator) -> KindModel:
+        """The model that predicts an operator.
+
+        Raises:
+            LutError: its kind was measured less than `FEWEST` times.
+        """
+        name = _group(operator)
+        if name not in self.kinds:
+            raise LutError(
+                f"operators of kind {name} cannot be predicted: fewer than {FEWEST} are measured",
+                remedy="measure more of them with `boardfit profile`",
+            )
+        return self.kinds[name]
+
     def predict(self, operators: Iterable[Operator]) -> dict[Operator, Prediction]:
         """Predicted costs of operators; measured ones are predicted too.
 
@@ -112,15 +127,10 @@ class Predictor:
         groups: dict[str, list[Operator]] = {}
         for operator in dict.fromkeys(operators):
             groups.setdefault(_group(operator), []).append(operator)
-        unknown = sorted(set(groups) - set(self.kinds))
-        if unknown:
-            raise LutError(
-                f"operators of kind {unknown[0]} cannot be predicted: fewer than {FEWEST} are measured",
-                remedy="measure more of them with `boardfit profile`",
-            )
+        models = {name: self.kind_of(groups[name][0]) for name in sorted(groups)}
         found: dict[Operator, Prediction] = {}
         for name, members in groups.items():
-            found.update(zip(members, self.kinds[name].predict(members), strict=True))
+            found.update(zip(members, models[name].predict(members), strict=True))
         return found
 
 
@@ -142,6 +152,14 @@ def fit(values: Mapping[Operator, float]) -> Predictor:
             raise LutError(f"{operator.signature!r} costs {value}: it must be positive and finite")
         groups.setdefault(_group(operator), {})[operator] = value
     return Predictor({name: _fit_kind(name, rows) for name, rows in groups.items() if len(rows) >= FEWEST})
+
+
+def fewest(candidates: Iterable[Operator], values: Mapping[Operator, float]) -> int:
+    """How many more of a space's operators must be measured at least, so that all others can be predicted."""
+    space = tuple(dict.fromkeys(candidates))
+    known = Counter(_group(op) for op in space if op in values)
+    sizes = Counter(_group(op) for op in space)
+    return sum(max(0, min(FEWEST, size) - known[name]) for name, size in sizes.items())
 
 
 def choose(candidates: Iterable[Operator], values: Mapping[Operator, float], count: int) -> list[Operator]:
@@ -234,7 +252,7 @@ def _fit_kind(name: str, rows: Mapping[Operator, float]) -> KindModel:
         few = np.sort(np.random.default_rng(_SEED).choice(len(y), _MOST_FITTED, replace=False))
     lengths, noise = _choose_lengths(x[few], left[few])
     kernel = _matern(x, x, lengths) + noise * np.eye(len(y))
-    factor = np.linalg.cholesky(kernel)
+    factor = np.asarray(np.linalg.cholesky(kernel), np.float64)
     inverse = np.linalg.solve(factor.T, np.linalg.solve(factor, np.eye(len(y))))
     weights = inverse @ left
     out = weights / np.diag(inverse)  # left-out residuals, eq. 5.12

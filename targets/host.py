@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
-from targets.deploy import deploy_folder, runner_files
+from targets.deploy import deploy_folder, runner_files, undo_folder
 from targets.lock import exclusive
 from targets.runners import (
     LiteRtRunner,
@@ -297,6 +297,10 @@ class HostSession:
         if clash:
             raise ConfigurationError(f"deploy writes {', '.join(clash)} itself", remedy="choose other names")
         return str(deploy_folder({**own, **(files or {})}, Path(place)))
+
+    def undo(self, place: str | Path) -> str:
+        """See `Session.undo`."""
+        return str(undo_folder(Path(place)))
 
     def close(self) -> None:
         """See `Session.close`."""

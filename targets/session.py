@@ -189,6 +189,20 @@ class Session(Described, Protocol):
         """
         ...
 
+    def undo(self, place: str | Path) -> str:
+        """Put back what stood in `place` before the last deployment; what stands there now becomes the previous one.
+
+        A board runs the model again that lies in the folder then.
+
+        Returns:
+            The place as a user finds it.
+
+        Raises:
+            ConfigurationError: nothing stood there, or on a board a model of other firmware.
+            BoardfitError: it cannot be put back; what stands there still stands.
+        """
+        ...
+
     def close(self) -> None:
         """Give the device back; twice does no harm."""
         ...

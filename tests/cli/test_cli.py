@@ -299,7 +299,7 @@ def test_profile_and_the_table_that_it_makes(boardfit: Command, tiny: Path) -> N
     outcome = boardfit("profile", "-C", tiny, "--json")
     assert outcome.code == 0
     assert outcome.document["kind"] == "profile"
-    measured = outcome.document["operators"]["measured"]
+    measured = outcome.document["targets"][0]["operators"]["measured"]
     assert measured
     assert f"profile: {measured}/{measured} operators\n" in outcome.err
     assert "profile: 1/" not in outcome.err

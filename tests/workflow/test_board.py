@@ -78,7 +78,11 @@ def test_the_loop_closes_on_a_board(project: Path, capsys: pytest.CaptureFixture
         assert text in shown
     # Nothing changed: the table, the search and the files stand, and so do the figures.
     again = run(open_project(project))
-    assert (again.profile.operators.measured, again.search.reused, again.export.reused) == (0, True, True)
+    assert (again.profile.targets[0].operators.measured, again.search.reused, again.export.reused) == (
+        0,
+        True,
+        True,
+    )
     for row, before in zip(again.deploy.rows, outcome.deploy.rows, strict=True):
         assert row.predicted == before.predicted
         assert row.measured == pytest.approx(before.measured, abs=1 if row.metric == "cycles" else 1 / 120)
@@ -86,13 +90,13 @@ def test_the_loop_closes_on_a_board(project: Path, capsys: pytest.CaptureFixture
 
 def check(project: Project, outcome: RunOutcome) -> None:
     """What the stages say agrees with each other and with the board."""
-    profiled, found, deployed = outcome.profile, outcome.search, outcome.deploy
+    (profiled,), found, (deployed,) = outcome.profile.targets, outcome.search, outcome.deploy.targets
     assert not profiled.failures
     assert profiled.calibration is not None
     assert profiled.calibration.method == "measured constant"
     assert profiled.calibration.mape < 2.0
     assert deployed.stack == profiled.stack == describe(URL).stack
-    rows = {row.metric: row for row in deployed.rows}
+    rows = {row.metric: row for row in outcome.deploy.rows}
     assert rows.keys() == {"cycles", "latency_us", "flash_bytes", "ram_bytes", "params", "macs"}
     for metric in ("flash_bytes", "ram_bytes"):
         assert rows[metric].predicted == rows[metric].measured == found.exact[metric]
@@ -109,7 +113,7 @@ def check(project: Project, outcome: RunOutcome) -> None:
         assert rows[budget.metric].ok
     assert deployed.differing == 0
     assert deployed.samples == len(project.data.x["test"])
-    assert deployed.accuracy == deployed.accuracy_before["int8"]
+    assert deployed.accuracy == outcome.deploy.accuracy_before["int8"]
     assert deployed.model == "model_int8.bfp"
     place = Path(deployed.place)
     assert (place / "model.bfp").read_bytes() == (outcome.export.folder / "model_int8.bfp").read_bytes()
@@ -123,11 +127,11 @@ def test_the_table_prices_whole_networks(profiled: Project) -> None:
     costs = open_costs(profiled, ["cycles", "latency_us"])
     assert costs.table.metrics == ("cycles", "latency_us", "params", "macs", "flash_bytes", "ram_bytes")
     with Lut.open(profiled.lut_path, read_only=True) as lut:
-        rows = {network.name: found for network, found in lut.networks(costs.stack, "cycles")}
+        rows = {network.name: found for network, found in lut.networks(costs.targets[0].stack, "cycles")}
     assert set(CONSTANT_NETWORKS) < rows.keys()
     one, two = (rows[name].value for name in CONSTANT_NETWORKS)
-    assert costs.calibration is not None
-    assert costs.calibration.intercept == 2 * one - two > 0
+    assert costs.targets[0].calibration is not None
+    assert costs.targets[0].calibration.intercept == 2 * one - two > 0
     for architecture in calibration_networks(profiled, 4):
         found = rows[profiled.space.encode(architecture)]
         price = dict(zip(costs.table.metrics, costs.table.price([architecture])[0].tolist(), strict=True))
@@ -156,7 +160,7 @@ def test_profiling_goes_on_where_the_board_died(project: Path, monkeypatch: pyte
     with Lut.open(opened.lut_path, read_only=True) as lut:
         kept = {row.subject: row.outcome for row in lut.rows()}
     assert len(kept) == 3
-    outcome = profile(opened)
+    (outcome,) = profile(opened).targets
     assert outcome.operators.skipped == 3
     with Lut.open(opened.lut_path, read_only=True) as lut:
         rows = {row.subject: row.outcome for row in lut.rows()}
@@ -184,7 +188,7 @@ def test_a_network_never_outgrows_the_part(profiled: Project) -> None:
     """The memories of the part are budgets, asked or not."""
     device = describe(URL).device
     assert device is not None
-    limits = open_costs(profiled, []).footprint.limits
+    limits = open_costs(profiled, []).targets[0].footprint.limits
     assert limits == {
         "flash_bytes": device.firmware_flash_bytes + device.slot_bytes,
         "ram_bytes": device.firmware_ram_bytes + device.arena_bytes,
@@ -218,7 +222,7 @@ def test_a_table_of_another_target_is_none(project: Path) -> None:
 def test_a_core_without_a_validated_timing_has_no_latency(tmp_path: Path) -> None:
     folder = make_project(tmp_path / "tiny", url="virtual:nucleo-g071rb", budgets='flash = "60 kB"')
     opened = open_project(folder)
-    outcome = profile(opened)
+    (outcome,) = profile(opened).targets
     assert outcome.calibration is not None
     assert outcome.calibration.evidence is Evidence.INSTRUCTIONS
     assert "latency_us" not in open_costs(opened, ["instructions"]).table.metrics
@@ -299,7 +303,7 @@ def test_bench_on_a_board(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 def test_networks_are_rows_of_their_own(profiled: Project) -> None:
     """Run again, nothing is measured; the networks of the constant are no networks of the space."""
-    outcome = profile(profiled)
+    (outcome,) = profile(profiled).targets
     assert outcome.operators.measured == 0
     assert outcome.networks is not None
     assert outcome.networks.measured == 0

@@ -97,7 +97,7 @@ def test_the_target_cannot_measure_the_network(finished: Path, monkeypatch: pyte
 def test_a_place_of_ones_own_and_what_stood_there(finished: Path) -> None:
     place = finished / "product" / "v1"
     first = deploy(open_project(finished), place=str(place))
-    assert Path(first.place) == place
+    assert Path(first.targets[0].place) == place
     (place / "note").write_text("mine")
     deploy(open_project(finished), place=str(place))
     assert (place.with_name("v1.previous") / "note").read_text() == "mine"
@@ -109,9 +109,9 @@ def test_the_record_and_the_table_keep_the_measurement(finished: Path) -> None:
     stored = project.latest("deploy")
     assert stored is not None
     assert stored["rows"] == [json.loads(json.dumps(row.as_dict())) for row in outcome.rows]
-    assert stored["stack"] == outcome.stack.as_dict()
+    assert stored["targets"][0]["stack"] == outcome.targets[0].stack.as_dict()
     with Lut.open(project.lut_path) as lut:
-        names = [network.name for network, _ in lut.networks(outcome.stack, LATENCY)]
+        names = [network.name for network, _ in lut.networks(outcome.targets[0].stack, LATENCY)]
     assert names.count(outcome.text) == 1
 
 
@@ -144,7 +144,7 @@ def test_int8_onnx_may_err_elsewhere_but_not_more(finished: Path, monkeypatch: p
 
     session: Any = Session()
     monkeypatch.setattr(stage, "run_float", lambda graph, x: scores(slice(0, 2)))
-    check = stage._check_outputs(project, session, b"", "model_int8.onnx")
+    check, _ = stage._check_outputs(project, session, b"", "model_int8.onnx")
     assert check["agreement"] == (len(labels) - 4) / len(labels)
     assert check["accuracy"] == (len(labels) - 2) / len(labels)
     with pytest.raises(VerificationError, match="the limit is 97 %"):

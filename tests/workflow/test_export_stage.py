@@ -111,7 +111,7 @@ def test_damaged_files_are_made_again_and_never_deployed(finished: Path, name: s
         deploy(open_project(finished))
     assert not export(open_project(finished)).reused
     assert path.read_bytes() == before
-    assert deploy(open_project(finished)).accuracy >= 0.9
+    assert deploy(open_project(finished)).targets[0].accuracy >= 0.9
 
 
 def test_another_engine_gets_its_file(finished: Path) -> None:

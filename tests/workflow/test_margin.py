@@ -15,10 +15,10 @@ from toolchain.workflow.search import search, tightened
 
 def test_the_margin_tightens_what_is_measured_and_nothing_else() -> None:
     limits = (Budget("latency_us", 110.0), Budget("flash_bytes", 1000.0))
-    latency, flash = tightened(limits, 10.0)
+    latency, flash = tightened(limits, {"latency_us": 10.0})
     assert (latency.metric, latency.bound) == ("latency_us", pytest.approx(100.0))
     assert flash == limits[1]
-    assert tightened(limits, 0.0) == limits
+    assert tightened(limits, {}) == limits
 
 
 def test_an_infeasible_latency_names_the_budget_that_would_do(finished: Path) -> None:

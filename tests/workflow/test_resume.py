@@ -109,7 +109,7 @@ def test_killed_runs_end_as_an_undisturbed_one(tmp_path: Path, method: str, quan
         assert (killed / "results" / "model" / name).read_bytes() == expected, name
     deployed = record(killed, "deploy")
     assert deployed["text"] == outcome.deploy.text
-    assert deployed["accuracy"] == outcome.deploy.accuracy
+    assert deployed["targets"][0]["accuracy"] == outcome.deploy.targets[0].accuracy
     assert (killed / "results" / "deployed" / "model.tflite").read_bytes() == (
         undisturbed / "results" / "model" / "model_int8.tflite"
     ).read_bytes()
@@ -135,7 +135,7 @@ def test_a_killed_profile_goes_on(tmp_path: Path) -> None:
     _, errors = process.communicate()
     assert process.returncode == 0, errors.decode()
     assert measured(folder) == total
-    again = profile(open_project(folder))
+    (again,) = profile(open_project(folder)).targets
     assert (again.operators.measured, again.operators.skipped) == (0, total)
 
 

@@ -51,7 +51,7 @@ def test_the_loop_closes(tmp_path: Path, url: str, precision: str) -> None:
     check_outcome(project, outcome)
     check_deployed_folder(project, outcome)
     assert outcome.export.accuracy["float"] >= 0.9
-    assert outcome.deploy.accuracy >= 0.9
+    assert outcome.deploy.targets[0].accuracy >= 0.9
 
 
 @slow
@@ -83,7 +83,7 @@ def test_time_series_from_csv_windows(tmp_path: Path) -> None:
     outcome = run(project)
     check_outcome(project, outcome)
     check_deployed_folder(project, outcome)
-    assert outcome.deploy.accuracy >= 0.9
+    assert outcome.deploy.targets[0].accuracy >= 0.9
 
 
 @slow
@@ -148,7 +148,7 @@ def test_the_example_of_an_own_space(tmp_path: Path) -> None:
     broken = {metric for metric, row in rows.items() if row["ok"] is False}
     assert broken == ({LATENCY} if done.returncode else set())
     assert rows.keys() >= {LATENCY, "flash_bytes", "ram_bytes"}
-    assert outcome["deploy"]["accuracy"] > 0.9
+    assert outcome["deploy"]["targets"][0]["accuracy"] > 0.9
     assert (folder / "results" / "deployed" / "model.tflite").stat().st_size == rows["flash_bytes"][
         "measured"
     ]
@@ -162,13 +162,14 @@ def test_the_example_of_an_own_space(tmp_path: Path) -> None:
 def check_outcome(project: Project, outcome: RunOutcome) -> None:
     """The stages agree with each other and with what lies on the disk."""
     found, exported, deployed = outcome.search, outcome.export, outcome.deploy
-    precision = project.config.target.precision
-    assert not outcome.profile.failures
+    (there,) = deployed.targets
+    precision = project.config.target[0].precision
+    assert not outcome.profile.targets[0].failures
     assert found.architecture == exported.architecture
     assert found.text == exported.text == deployed.text == project.space.encode(found.architecture)
     assert 0.0 <= found.score <= 1.0
     limits = {b.metric: b for b in found.budgets}
-    assert limits == {b.metric: b for b in project.config.target.limits}
+    assert limits == {b.metric: b for b in project.config.target[0].limits}
     for metric, limit in limits.items():
         assert limit.keeps(found.exact[metric]), metric
         assert limit.keeps(found.predicted[metric]), metric
@@ -186,7 +187,7 @@ def check_outcome(project: Project, outcome: RunOutcome) -> None:
     graph = read_tflite((exported.folder / f"model_{kind}.tflite").read_bytes())
     costs = graph_costs(graph)
     assert rows["flash_bytes"].measured == exported.files[f"model_{kind}.tflite"]
-    if deployed.model.endswith(".tflite"):  # predicted from operators alone: never too small
+    if there.model.endswith(".tflite"):  # predicted from operators alone: never too small
         assert (rows["flash_bytes"].predicted or 0) >= (rows["flash_bytes"].measured or 0)
     assert rows["ram_bytes"].measured == costs["ram_bytes"] == rows["ram_bytes"].predicted
     for metric in ("params", "macs"):
@@ -199,23 +200,23 @@ def check_outcome(project: Project, outcome: RunOutcome) -> None:
         assert row.ok == (None if row.budget is None else Budget(metric, row.budget).keeps(row.measured or 0))
     raise_for_budgets(deployed.rows)
 
-    assert deployed.samples == len(project.data.x["test"])
+    assert there.samples == len(project.data.x["test"])
     assert deployed.accuracy_before == exported.accuracy
-    assert deployed.agreement >= 0.97
-    assert (deployed.differing is None) == (deployed.model != "model_int8.tflite")
-    with open_session(project.config.target.url, precision) as session:
-        assert deployed.stack == outcome.profile.stack == session.stack
+    assert there.agreement >= 0.97
+    assert (there.differing is None) == (there.model != "model_int8.tflite")
+    with open_session(project.config.target[0].url, precision) as session:
+        assert there.stack == outcome.profile.targets[0].stack == session.stack
     for stage in ("search", "export", "deploy"):
         assert project.latest(stage) is not None
 
 
 def check_deployed_folder(project: Project, outcome: RunOutcome) -> None:
     """A user runs the deployed folder with its own script; the answers are those of the session."""
-    folder = Path(outcome.deploy.place)
-    (model,) = folder.glob("model.*")
-    assert model.read_bytes() == (outcome.export.folder / outcome.deploy.model).read_bytes()
+    folder = Path(outcome.deploy.targets[0].place)
+    (model,) = (path for path in folder.glob("model.*") if path.suffix != ".json")
+    assert model.read_bytes() == (outcome.export.folder / outcome.deploy.targets[0].model).read_bytes()
     x: NDArray[Any] = project.data.x["test"][:5]
-    if outcome.deploy.model.endswith(".tflite"):
+    if outcome.deploy.targets[0].model.endswith(".tflite"):
         graph = read_tflite(model.read_bytes())
         source = graph.tensors[graph.inputs[0]].quantization
         x = to_nhwc(x) if source is None else quantize_array(to_nhwc(x), source)
@@ -224,5 +225,5 @@ def check_deployed_folder(project: Project, outcome: RunOutcome) -> None:
         [sys.executable, "run_model.py", "in.npy", "out.npy"], cwd=folder, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    with open_session(project.config.target.url, project.config.target.precision) as session:
+    with open_session(project.config.target[0].url, project.config.target[0].precision) as session:
         np.testing.assert_array_equal(np.load(folder / "out.npy"), session.run(model.read_bytes(), x))

@@ -30,7 +30,7 @@ def test_nothing_changed_nothing_is_done_again(finished: Path) -> None:
     stages = ("search", "export")
     before = [(finished / "results" / f"{stage}.json").read_bytes() for stage in stages]
     outcome = run(open_project(finished))
-    assert outcome.profile.operators.measured == 0
+    assert outcome.profile.targets[0].operators.measured == 0
     assert outcome.search.reused
     assert outcome.export.reused
     assert [(finished / "results" / f"{stage}.json").read_bytes() for stage in stages] == before
@@ -68,7 +68,7 @@ def test_other_data_do_everything_again(finished: Path) -> None:
     outcome = run(open_project(finished))
     assert not outcome.search.reused
     assert not outcome.export.reused
-    assert outcome.profile.operators.measured == 0  # of the same shape: the costs are the same
+    assert outcome.profile.targets[0].operators.measured == 0  # of the same shape: the costs are the same
 
 
 def test_an_edited_space_is_noticed(finished: Path) -> None:
@@ -78,7 +78,7 @@ def test_an_edited_space_is_noticed(finished: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"other settings .*boardfit search"):
         export(project)
     outcome = run(project)
-    assert outcome.profile.operators.measured > 0
+    assert outcome.profile.targets[0].operators.measured > 0
     assert not outcome.search.reused
     assert not outcome.export.reused
 
@@ -234,7 +234,7 @@ def test_a_table_that_is_half_filled(finished: Path) -> None:
     assert LATENCY not in search(project).predicted
     with pytest.raises(LutError, match=r"boardfit profile"):
         search(project, budgets=(Budget(LATENCY, 1e6),))
-    assert profile(project).operators.measured == 1
+    assert profile(project).targets[0].operators.measured == 1
     assert search(project, budgets=(Budget(LATENCY, 1e6),)).exact[LATENCY] > 0
 
 

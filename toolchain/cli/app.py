@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,13 +36,24 @@ Folder = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 Budgets = Annotated[
     list[str] | None,
-    typer.Option("--budget", "-b", help='Replace a budget, e.g. --budget latency="2 ms". May be repeated.'),
+    typer.Option(
+        "--budget",
+        "-b",
+        help='Replace a budget, e.g. --budget latency="2 ms"; of one of several targets --budget pi:latency="2 ms". '
+        "May be repeated.",
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Do it again although nothing changed.")]
 TargetUrl = Annotated[
     str,
-    typer.Option("--target", "-t", help="Target URL (boardfit boards).", show_default="the project file's"),
+    typer.Option(
+        "--target",
+        "-t",
+        help="Name or URL of one of the project's targets; of its only one any URL (boardfit boards).",
+        show_default="the project file's",
+    ),
 ]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse prices that rest on predicted operators.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait while another process measures on the same device.")]
 
 
@@ -82,17 +94,30 @@ app.command()(board_commands.flash)
 def profile(
     project: Folder = Path("."),
     target: TargetUrl = "",
+    share: Annotated[
+        str,
+        typer.Option(
+            help='Measure only so much of the operators ("25%"); what the others cost is predicted.',
+            show_default="the project file's",
+        ),
+    ] = "",
     retry: Annotated[bool, typer.Option("--retry", help="Measure failed and unstable rows again.")] = False,
     wait: Wait = False,
     as_json: Json = False,
 ) -> None:
-    """Measure the operators of the space on the target into the lookup table. Goes on where it stopped."""
+    """Measure the operators of the space on the targets into the lookup table. Goes on where it stopped."""
+    from toolchain.workflow.config import parse_share
     from toolchain.workflow.profile import profile as run_profile
     from toolchain.workflow.project import open_project
 
+    if share:
+        try:
+            parse_share(share)
+        except ConfigurationError as error:
+            raise UsageError(f"--share {error.message}", remedy=error.remedy) from error
     opened = open_project(project, target)
     with ProgressDisplay() as progress:
-        outcome = run_profile(opened, progress=progress, retry=retry, wait=wait)
+        outcome = run_profile(opened, progress=progress, retry=retry, wait=wait, share=share)
     show.profile(outcome, as_json)
 
 
@@ -104,6 +129,7 @@ def search(
     method: Annotated[
         str, typer.Option(help="connas, binas, evolution or random; default: the project file's.")
     ] = "",
+    strict: Strict = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -114,7 +140,9 @@ def search(
     opened = open_project(project, target)
     limits = _budgets(budget)
     with _explained(opened, as_json), ProgressDisplay() as progress:
-        outcome = run_search(opened, progress=progress, budgets=limits, method=method or None, force=force)
+        outcome = run_search(
+            opened, progress=progress, budgets=limits, method=method or None, force=force, strict=strict
+        )
     show.search(outcome, as_json)
 
 
@@ -126,6 +154,7 @@ def export(
         Path | None,
         typer.Option("--c", help="Also write a C project of the int8 network into this folder."),
     ] = None,
+    strict: Strict = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -136,7 +165,7 @@ def export(
 
     opened = open_project(project, target)
     with ProgressDisplay() as progress:
-        outcome = run_export(opened, progress=progress, force=force)
+        outcome = run_export(opened, progress=progress, force=force, strict=strict)
     written = None
     if c_folder is not None:
         outcome.verification.raise_for_breach()
@@ -149,16 +178,27 @@ def export(
 def deploy(
     project: Folder = Path("."),
     target: TargetUrl = "",
-    place: Annotated[str, typer.Option(help="Where on the target; default: results/deployed.")] = "",
+    place: Annotated[
+        str,
+        typer.Option(
+            help="Where on the target; default: boardfit/PROJECT in the home folder of a Linux board, else "
+            "results/deployed here.",
+        ),
+    ] = "",
+    undo: Annotated[bool, typer.Option("--undo", help="Put back what stood there before instead.")] = False,
     wait: Wait = False,
     as_json: Json = False,
 ) -> None:
-    """Put the model on the target, check its outputs there, measure it, set predicted beside measured."""
+    """Put the model on the targets, check its outputs there, measure it, set predicted beside measured."""
     from toolchain.report.comparison import raise_for_budgets
     from toolchain.workflow.deploy import deploy as run_deploy
+    from toolchain.workflow.deploy import undo as run_undo
     from toolchain.workflow.project import open_project
 
     opened = open_project(project, target)
+    if undo:
+        show.undo(run_undo(opened, place=place or None), as_json)
+        return
     with ProgressDisplay() as progress:
         outcome = run_deploy(opened, place=place or None, progress=progress, wait=wait)
     show.deploy(outcome, as_json)
@@ -170,6 +210,7 @@ def run(
     project: Folder = Path("."),
     target: TargetUrl = "",
     budget: Budgets = None,
+    strict: Strict = False,
     force: Force = False,
     wait: Wait = False,
     as_json: Json = False,
@@ -181,7 +222,9 @@ def run(
 
     opened = open_project(project, target)
     with _explained(opened, as_json), ProgressDisplay() as progress:
-        outcome = run_all(opened, progress=progress, budgets=_budgets(budget), force=force, wait=wait)
+        outcome = run_all(
+            opened, progress=progress, budgets=_budgets(budget), force=force, wait=wait, strict=strict
+        )
     show.run(outcome, as_json)
     outcome.export.verification.raise_for_breach()
     raise_for_budgets(outcome.deploy.rows)
@@ -246,14 +289,16 @@ def doctor(
 
 
 def _budgets(texts: list[str] | None) -> tuple[Budget | QuantileBudget, ...]:
-    """`latency=2 ms` -> Budget; several `--budget` options replace those of the project file one by one."""
+    """`latency=2 ms`, `pi:latency=2 ms` -> Budget; several replace those of the project file one by one."""
     found = []
     for text in texts or ():
         key, equals, value = text.partition("=")
         if not equals:
             raise UsageError(f"--budget {text!r} is not KEY=VALUE", remedy='write --budget latency="2 ms"')
+        name, colon, key = key.strip().rpartition(":")
         try:
-            found.append(parse_limit(key.strip(), value.strip().strip('"')))
+            limit = parse_limit(key, value.strip().strip('"'))
+            found.append(replace(limit, metric=f"{name}{colon}{limit.metric}"))
         except ConfigurationError as error:
             raise UsageError(f"--budget {text!r}: {error.message}", remedy=error.remedy) from error
     return tuple(found)

@@ -8,10 +8,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from toolchain.cli.console import print_json, print_table, stdout
-from toolchain.units import BUDGET_METRICS, format_value
+from toolchain.units import BUDGET_METRICS, format_value, plain_metric
 
 if TYPE_CHECKING:  # the workflow takes seconds to import (torch), and `boardfit --help` needs none of it
     from profilers.calibrate import Calibration
+    from profilers.predicted import KindError
     from targets.mcu.find import Attached
     from targets.mcu.flash.base import FlashReport
     from targets.session import Target
@@ -21,12 +22,12 @@ if TYPE_CHECKING:  # the workflow takes seconds to import (torch), and `boardfit
     from toolchain.workflow.bench import BenchOutcome
     from toolchain.workflow.binas import Selection
     from toolchain.workflow.calibrate import CalibrateOutcome
-    from toolchain.workflow.deploy import DeployOutcome
+    from toolchain.workflow.deploy import DeployOutcome, UndoOutcome
     from toolchain.workflow.doctor import Check
     from toolchain.workflow.export import CProject, ExportOutcome
     from toolchain.workflow.profile import ProfileOutcome
     from toolchain.workflow.run import RunOutcome
-    from toolchain.workflow.search import SearchOutcome
+    from toolchain.workflow.search import SearchOutcome, TargetPrices
 
 
 def boards(targets: Sequence[Target], attached: Sequence[Attached], as_json: bool) -> None:
@@ -82,27 +83,44 @@ def doctor(checks: Sequence[Check], as_json: bool) -> None:
 
 
 def profile(outcome: ProfileOutcome, as_json: bool) -> None:
-    """What was measured, and how well sums predict whole networks."""
+    """What was measured on each target, and how well sums predict whole networks."""
     if as_json:
         print_json("profile", _profile_json(outcome))
         return
-    report = outcome.operators
     out = stdout()
-    out.print(f"table {outcome.table}: stack {outcome.stack.fingerprint} ({outcome.stack.label})")
-    out.print(
-        f"operators: {report.measured} measured, {report.skipped} there already, {len(report.failed)} failed, "
-        f"{report.unstable} unstable, in {report.seconds:.1f} s"
-    )
-    if outcome.slow:
+    for found in outcome.targets:
+        if len(outcome.targets) > 1:
+            out.print(f"{found.name}, {found.url}", style="bold")
+        report = found.operators
+        out.print(f"table {outcome.table}: stack {found.stack.fingerprint} ({found.stack.label})")
         out.print(
-            f"{_count(outcome.slow, 'operator')} measured while the machine was slow, and corrected by the anchor; "
-            "`boardfit profile --retry` measures again"
+            f"operators: {report.measured} measured, {report.skipped} there already, {len(report.failed)} failed, "
+            f"{report.unstable} unstable, in {report.seconds:.1f} s"
         )
-    for signature, reason in outcome.failures:
-        out.print(f"  failed: {signature}: {reason}")
-    if outcome.calibration is not None:
-        out.print(calibration_text(outcome.calibration))
-    _note(outcome.note)
+        if found.predicted:
+            out.print(
+                f"{found.predicted} of {found.space} operators of this space are not measured: their cost is predicted"
+            )
+            for kind, error in found.kinds.items():
+                out.print(f"  {kind_text(kind, error)}")
+        if found.slow:
+            out.print(
+                f"{_count(found.slow, 'operator')} measured while the machine was slow, and corrected by the anchor; "
+                "`boardfit profile --retry` measures again"
+            )
+        for signature, reason in found.failures:
+            out.print(f"  failed: {signature}: {reason}")
+        if found.calibration is not None:
+            out.print(calibration_text(found.calibration))
+        _note(found.note)
+
+
+def kind_text(kind: str, error: KindError) -> str:
+    """How far predictions of a kind of operators are off."""
+    return (
+        f"{kind}: predicted from {error.operators} measured, off by {100 * error.error:.1f} %, "
+        f"at worst {100 * error.worst:.0f} % (each left out in turn)"
+    )
 
 
 WEAK_SPEARMAN = 0.7  # below this, sums of operators hardly rank networks
@@ -174,7 +192,7 @@ def search(outcome: SearchOutcome, as_json: bool) -> None:
         f"{_count(outcome.evaluations, 'network')} evaluated, {outcome.seconds:.0f} s, seed {outcome.seed}"
         + (", repaired to keep the budgets" if outcome.repaired else "")
     )
-    _note(outcome.note)
+    _notes(outcome.targets)
     if outcome.selection is not None:
         _selection(outcome.selection, [b.metric for b in outcome.budgets])
         return
@@ -342,26 +360,40 @@ def deploy(outcome: DeployOutcome, as_json: bool) -> None:
     if as_json:
         print_json("deploy", _deploy_json(outcome))
         return
+    out = stdout()
     _accuracy_table(outcome)
     print_table(
-        f"Predicted and measured: {outcome.model} on {outcome.stack.label}",
+        "Predicted and measured: "
+        + ", ".join(f"{one.model} on {one.stack.label}" for one in outcome.targets),
         ("metric", "budget|", "predicted|", "measured|", "error|", "measured as", "budget is"),
         [r.cells() for r in outcome.rows],
     )
-    if outcome.slowdown > 1.03:
-        stdout().print(
-            f"note: when this was measured the machine was {outcome.slowdown:.2f} times slower than in its best phase, "
-            "to which predictions refer"
-        )
-    if "stack_bytes" in outcome.details:
-        stdout().print(
-            f"on the device: arena {int(outcome.details['arena_bytes']):,} B, "
-            f"model {int(outcome.details['model_bytes']):,} B, "
-            f"deepest stack {int(outcome.details['stack_bytes']):,} B of the reserved"
-        )
-    _note(outcome.note)
-    _stack_note(outcome.stack)
-    stdout().print(f"deployed in {outcome.place}")
+    for one in outcome.targets:
+        if len(outcome.targets) > 1:
+            out.print(f"{one.name}, {one.url}", style="bold")
+        if one.slowdown > 1.03:
+            out.print(
+                f"note: when this was measured the machine was {one.slowdown:.2f} times slower than in its best "
+                "phase, to which predictions refer"
+            )
+        if "stack_bytes" in one.details:
+            out.print(
+                f"on the device: arena {int(one.details['arena_bytes']):,} B, "
+                f"model {int(one.details['model_bytes']):,} B, "
+                f"deepest stack {int(one.details['stack_bytes']):,} B of the reserved"
+            )
+        _note(one.note)
+        _stack_note(one.stack)
+        out.print(f"deployed in {one.place}")
+
+
+def undo(outcome: UndoOutcome, as_json: bool) -> None:
+    """Where the earlier network stands again."""
+    if as_json:
+        print_json("undo", {"places": dict(outcome.places)})
+        return
+    for name, place in outcome.places:
+        stdout().print(f"{name}: what stood there before stands again in {place}")
 
 
 def run(outcome: RunOutcome, as_json: bool) -> None:
@@ -465,6 +497,12 @@ def _note(text: str) -> None:
         stdout().print(f"note: {text}")
 
 
+def _notes(targets: Sequence[TargetPrices]) -> None:
+    """What the prices on each target must be read with; named, where there are several targets."""
+    for one in targets:
+        _note(one.note and (f"{one.name}: " * (len(targets) > 1) + one.note))
+
+
 def calibrate(outcome: CalibrateOutcome, as_json: bool) -> None:
     """Layers on both boards, and the factor between them."""
     found = outcome.calibration
@@ -496,16 +534,20 @@ def _unstable(flag: bool) -> str:
 
 def _accuracy_table(outcome: DeployOutcome) -> None:
     rows = [(f"{name}, reference", f"{100 * value:.2f} %") for name, value in outcome.accuracy_before.items()]
-    equal = (
-        "every value equal" if outcome.differing == 0 else f"top-1 agrees on {100 * outcome.agreement:.1f} %"
-    )
-    rows.append((f"on target ({outcome.model})", f"{100 * outcome.accuracy:.2f} %"))
+    notes = []
+    for one in outcome.targets:
+        where = "target" if len(outcome.targets) == 1 else one.name
+        equal = "every value equal" if one.differing == 0 else f"top-1 agrees on {100 * one.agreement:.1f} %"
+        rows.append((f"on {where} ({one.model})", f"{100 * one.accuracy:.2f} %"))
+        notes.append(
+            f"{where} against reference: {equal}, largest difference {one.max_difference:.3g}"
+            + (" int8 steps" if one.differing is not None else "")
+        )
     print_table(
-        f"Accuracy on {outcome.samples} test samples",
+        f"Accuracy on {outcome.targets[0].samples} test samples",
         ("network", "accuracy|"),
         rows,
-        notes=f"target against reference: {equal}, largest difference {outcome.max_difference:.3g}"
-        + (" int8 steps" if outcome.differing is not None else ""),
+        notes="\n".join(notes),
     )
 
 
@@ -517,7 +559,8 @@ def _stack_note(stack: Stack) -> None:
 def _rank(item: tuple[str, float]) -> int:
     """Metrics in the order of the budgets, whether a result is fresh or was read from a file."""
     known = [metric for metric, _ in BUDGET_METRICS.values()]
-    return known.index(item[0]) if item[0] in known else len(known)
+    plain = plain_metric(item[0])
+    return known.index(plain) if plain in known else len(known)
 
 
 def _count(number: int, noun: str) -> str:
@@ -544,11 +587,10 @@ def _verification_cells(row: Comparison, samples: bool) -> tuple[str, ...]:
 
 
 def _profile_json(outcome: ProfileOutcome) -> dict[str, Any]:
-    values = asdict(outcome)
-    values["stack"] = outcome.stack.as_dict()
-    if outcome.calibration is not None and math.isnan(outcome.calibration.spearman):
-        values["calibration"]["spearman"] = None
-    return values
+    return {
+        "table": outcome.table,
+        "targets": [{**asdict(one), "stack": one.stack.as_dict()} for one in outcome.targets],
+    }
 
 
 def _search_json(outcome: SearchOutcome) -> dict[str, Any]:
@@ -565,6 +607,6 @@ def _export_json(outcome: ExportOutcome) -> dict[str, Any]:
 def _deploy_json(outcome: DeployOutcome) -> dict[str, Any]:
     return {
         **asdict(outcome),
-        "stack": outcome.stack.as_dict(),
+        "targets": [{**asdict(one), "stack": one.stack.as_dict()} for one in outcome.targets],
         "rows": [row.as_dict() for row in outcome.rows],
     }

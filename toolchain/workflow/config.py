@@ -6,16 +6,18 @@ Source of truth for docs/cli.md's table of keys (a test compares the two).
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from toolchain.errors import ConfigurationError
-from toolchain.units import BUDGET_METRICS, Budget, QuantileBudget, parse_limit
+from toolchain.units import BUDGET_METRICS, NETWORK_METRICS, Budget, QuantileBudget, parse_limit
 
 PROJECT_FILE = "boardfit.toml"
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # it becomes part of metrics and of folders
 
 
 class _Section(BaseModel):
@@ -61,8 +63,11 @@ class SpaceSection(_Section):
 
 
 class TargetSection(_Section):
-    """The device and what a network may cost on it."""
+    """A device and what a network may cost on it. `[[target]]` may stand several times."""
 
+    name: str = Field(
+        "", description="in tables and metrics, where there are several targets; by default from the URL"
+    )
     url: str = Field("cpu:litert", description="which device and runtime (boardfit boards lists them)")
     precision: Literal["int8", "float32"] = Field("int8", description="what runs on the device")
     budgets: dict[str, str | int | float] = Field(
@@ -70,6 +75,13 @@ class TargetSection(_Section):
         description='upper bounds: latency = "2 ms", flash = "64 kB", ram, cycles, instructions, macs, params; '
         '"25 %": as cheap as the cheapest quarter of the space',
     )
+
+    @field_validator("name")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        if value and not _NAME.fullmatch(value):
+            raise ValueError("letters, digits, '.', '_' and '-' only, a letter or digit first")
+        return value
 
     @field_validator("budgets")
     @classmethod
@@ -92,6 +104,19 @@ class ProfileSection(_Section):
 
     networks: int = Field(16, ge=0, description="whole networks measured to calibrate sums of operators")
     lut: str = Field("lut.sqlite", description="the table's file, relative to the project file")
+    share: str = Field(
+        "100 %",
+        description="how much of the space's operators is measured; what the others cost is predicted",
+    )
+
+    @field_validator("share")
+    @classmethod
+    def _share(cls, value: str) -> str:
+        try:
+            parse_share(value)
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from error
+        return value
 
 
 class SearchSection(_Section):
@@ -157,10 +182,70 @@ class Config(_Section):
     project: ProjectSection
     data: DataSection
     space: SpaceSection
-    target: TargetSection = TargetSection()
+    target: tuple[TargetSection, ...] = Field((TargetSection(name="cpu-litert"),), min_length=1)
     profile: ProfileSection = ProfileSection()
     search: SearchSection = SearchSection()
     training: TrainingSection = TrainingSection()
+
+    @field_validator("target", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, dict) else value
+
+    @field_validator("target")
+    @classmethod
+    def _named(cls, value: tuple[TargetSection, ...]) -> tuple[TargetSection, ...]:
+        given = [target.name for target in value if target.name]
+        twice = {name for name in given if given.count(name) > 1}
+        if twice:
+            raise ValueError(f"two targets are called {min(twice)!r}")
+        named, taken = [], set(given)
+        for target in value:
+            name = target.name or name_of(target.url)
+            number = 1
+            while not target.name and name in taken:
+                number += 1
+                name = f"{name_of(target.url)}-{number}"
+            taken.add(name)
+            named.append(target.model_copy(update={"name": name}))
+        return tuple(named)
+
+    def metric(self, target: TargetSection, metric: str) -> str:
+        """What a target's metric is called in this project: `pi:latency_us`, where there are several targets.
+
+        MACs and parameters are the network's own: they have one name, whatever the targets.
+        """
+        alone = len(self.target) == 1 or metric in NETWORK_METRICS
+        return metric if alone else f"{target.name}:{metric}"
+
+
+def name_of(url: str) -> str:
+    """A target's name by its URL: the board's, the host's, or the engine's."""
+    scheme, _, rest = url.partition(":")
+    place, _, query = rest.partition("?")
+    board = re.search(r"(?:^|&)board=([^&]+)", query)
+    if board is not None:
+        text = board[1]
+    elif scheme == "virtual":
+        text = place
+    elif "//" in place:
+        text = place.rpartition("@")[2].strip("/").partition(":")[0].partition(".local")[0]
+    else:
+        text = url.partition("?")[0]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._") or "target"
+
+
+def parse_share(text: str) -> float:
+    """Read how much of a space is measured: `"25 %"` -> 0.25.
+
+    Raises:
+        ConfigurationError: no percentage above 0, at most 100.
+    """
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*%\s*", text)
+    share = float(found[1]) / 100 if found else 0.0
+    if not 0 < share <= 1:
+        raise ConfigurationError(f"{text!r} is no share of the operators", remedy='write for example "25 %"')
+    return share
 
 
 def load_config(path: Path) -> Config:
@@ -193,12 +278,16 @@ def parse_config(values: dict[str, Any], where: str) -> Config:
     except ValidationError as error:
         problems, remedy = [], ""
         for item in error.errors():
-            location = tuple(str(part) for part in item["loc"])
-            key = ".".join(location)
+            # Which of several targets it is: the first has number 1. One alone has none.
+            place = [str(part + 1) if isinstance(part, int) else str(part) for part in item["loc"]]
+            if place[:1] == ["target"] and not isinstance(values.get("target"), list):
+                place = [part for part in place if not part.isdecimal()]
+            key = ".".join(place)
+            location = tuple(part for part in place if not part.isdecimal())
             if item["type"] == "extra_forbidden":
                 near = difflib.get_close_matches(location[-1], _known_keys(location[:-1]), n=1)
                 problems.append(f"unknown key {key!r}")
-                remedy = remedy or (f"did you mean {'.'.join((*location[:-1], near[0]))!r}?" if near else "")
+                remedy = remedy or (f"did you mean {'.'.join((*place[:-1], near[0]))!r}?" if near else "")
             elif item["type"] == "missing":
                 problems.append(f"missing key {key!r}")
             else:
@@ -212,9 +301,9 @@ def _known_keys(section: tuple[str, ...]) -> list[str]:
     model: type[BaseModel] = Config
     for part in section:
         field = model.model_fields.get(part)
-        if field is None or not (
-            isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-        ):
+        kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]
+        inner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        if inner is None:
             return []
-        model = field.annotation
+        model = inner
     return list(model.model_fields)

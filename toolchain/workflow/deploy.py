@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,24 +25,28 @@ from toolchain.graph.tflite_reader import read_tflite
 from toolchain.measurement import Evidence, Measurement, Stack
 from toolchain.report.comparison import ComparisonRow, compare
 from toolchain.units import Budget
+from toolchain.workflow.config import TargetSection
 from toolchain.workflow.data import to_nhwc
 from toolchain.workflow.export import (
     FLOAT_ONNX,
     FLOAT_PT2,
     FLOAT_TFLITE,
     INT8_ONNX,
-    INT8_PROGRAM,
     INT8_TFLITE,
+    MODEL_JSON,
+    PROGRAMS,
     changed_file,
     export_inputs,
 )
 from toolchain.workflow.project import Progress, Project, silent
 from toolchain.workflow.sessions import in_time, open_session
+from toolchain.workflow.targets import place_of
 
 STAGE = "deploy"
 # An engine rounds in its own way (XNNPACK differs from TFLite Micro by a few steps); most answers must stay.
 LEAST_AGREEMENT = 0.97
 MEASURE_TRIES = 4
+SAMPLES: Final = 4  # of the test split, that go along to be tried
 
 _FILES: Mapping[tuple[ModelFormat, str], str] = {
     ("tflite", "int8"): INT8_TFLITE,
@@ -48,64 +54,85 @@ _FILES: Mapping[tuple[ModelFormat, str], str] = {
     ("onnx", "int8"): INT8_ONNX,
     ("onnx", "float32"): FLOAT_ONNX,
     ("pt2", "float32"): FLOAT_PT2,
-    ("native-dsp", "int8"): INT8_PROGRAM,
-    ("native-plain", "int8"): INT8_PROGRAM,
+    **{(form, "int8"): name for form, name in PROGRAMS.items()},
 }
 
 
 @dataclass(frozen=True)
-class DeployOutcome:
-    """What happened on the target.
+class TargetDeployed:
+    """What happened on one target.
 
     Attributes:
-        text: the network.
+        name, url: the target's.
         stack: what every number below belongs to.
         place: where the model lies now.
         model: name of the deployed file.
         samples: test samples that ran on the target.
         accuracy: share of right answers on the target, 0 to 1.
-        accuracy_before: "float" and "int8" accuracy by the references, from the export.
         agreement: share of samples with the reference's top-1.
         differing: output values that are not equal to the reference's; None for float models.
         max_difference: largest difference from the reference: int8 steps, or absolute for float models.
-        rows: metrics, predicted beside measured.
         slowdown: how much slower than in its best phase the machine was when the network was measured; 1 is best.
             Predictions refer to the best phase.
         note: what every figure must be read with, e.g. that no hardware was used; may be empty.
         details: what the device reported beside its figures, e.g. the depth of its stack.
     """
 
-    text: str
+    name: str
+    url: str
     stack: Stack
     place: str
     model: str
     samples: int
     accuracy: float
-    accuracy_before: Mapping[str, float]
     agreement: float
     differing: int | None
     max_difference: float
-    rows: tuple[ComparisonRow, ...]
     slowdown: float
     note: str
     details: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class DeployOutcome:
+    """One network on all targets of the project.
+
+    Attributes:
+        text: the network.
+        accuracy_before: "float" and "int8" accuracy by the references, from the export.
+        rows: metrics, predicted beside measured; named after the targets where there are several.
+        targets: what happened on each.
+    """
+
+    text: str
+    accuracy_before: Mapping[str, float]
+    rows: tuple[ComparisonRow, ...]
+    targets: tuple[TargetDeployed, ...]
+
+
+@dataclass(frozen=True)
+class UndoOutcome:
+    """Where what stood before the last deployment stands again: (target's name, place)."""
+
+    places: tuple[tuple[str, str], ...]
+
+
 def deploy(
     project: Project, *, place: str | None = None, progress: Progress = silent, wait: bool = False
 ) -> DeployOutcome:
-    """Check the exported model's outputs on the target with the test split, deploy it, measure it.
+    """Check the exported model's outputs on every target with the test split; then deploy and measure it on each.
 
     Args:
-        place: where on the target; default: results/deployed in the project.
-        wait: wait for another process that measures on the device.
+        place: where on the target; default: `boardfit/<project>` in the user's home on a Linux board, else
+            results/deployed in the project. Several targets have places of their own (`workflow.targets.place_of`).
+        wait: wait for another process that measures on a device.
 
     Raises:
         ConfigurationError: nothing was exported, or other files, or another network than the search found, or not in
-            the form that this target takes.
-        VerificationError: the target's answers are not the reference's; nothing is deployed. Or a board counts other
-            bytes of flash or RAM than were predicted.
-        DeviceError: the target cannot be opened, is busy, or could not measure the network.
+            the form that a target takes.
+        VerificationError: a target's answers are not the reference's; nothing is deployed on any. Or a board counts
+            other bytes of flash or RAM than were predicted.
+        DeviceError: a target cannot be opened, is busy, or could not measure the network.
     """
     found, exported = project.found(), _exported(project)
     if found["architecture"] != exported["architecture"]:
@@ -113,52 +140,130 @@ def deploy(
             f"the search found {found['text']!r}, but {exported['text']!r} was exported",
             remedy="run `boardfit export`",
         )
-    precision = project.config.target.precision
-    with open_session(project.config.target.url, precision) as session:
-        name = model_file(session.model_format, precision)
-        path = project.model_folder / name
-        if not path.is_file():
-            missing = "its packages are missing here" if name.endswith(".onnx") else "it is of another target"
-            remedy = "pip install 'boardfit[onnx]', then " if name.endswith(".onnx") else ""
-            raise ConfigurationError(
-                f"{name} was not exported: {missing}", remedy=f"{remedy}run `boardfit export`"
+    targets = project.config.target
+    stacks = {one["name"]: one["stack"] for one in found["targets"]}
+    deployed, measured = [], dict[str, Measurement]()
+    with ExitStack() as opened:
+        ready = [_open(opened, project, target, stacks[target.name]) for target in targets]
+        steps, done = 3 * len(targets), 0
+
+        def step(note: str, target: TargetSection) -> None:
+            nonlocal done
+            progress("deploy", done, steps, note if len(targets) == 1 else f"{note} ({target.name})")
+            done += 1
+
+        checks = []
+        for one in ready:
+            step("checking outputs", one.target)
+            checks.append(_check_outputs(project, one.session, one.model, one.name))
+        for one, (check, inputs) in zip(ready, checks, strict=True):
+            target, session = one.target, one.session
+            step("copying", target)
+            where = session.deploy(
+                one.model, place_of(project, target, place), files=_beside(project, inputs[:SAMPLES])
             )
-        if session.device is not None and found["stack"] != session.stack.fingerprint:
-            raise ConfigurationError(
-                "the search's prices are of another firmware, board or timing than this target's",
-                remedy="run `boardfit profile`, then `boardfit search`",
+            step("measuring", target)
+            found_here = _measure(session, one.model, wait)
+            tflite = INT8_TFLITE if target.precision == "int8" else FLOAT_TFLITE
+            graph = _read(project, tflite)
+            values = {**_measured(session, found_here), **_bytes(session, graph, tflite, found_here)}
+            measured |= {project.metric(target, metric): value for metric, value in values.items()}
+            speed = _remember(project, session, exported["text"], graph, found_here)
+            deployed.append(
+                TargetDeployed(
+                    name=target.name,
+                    url=target.url,
+                    stack=session.stack,
+                    place=where,
+                    model=one.name,
+                    slowdown=speed,
+                    note=_note(session, found, target),
+                    details=found_here.details,
+                    **check,
+                )
             )
-        model = path.read_bytes()
-        progress("deploy", 0, 3, "checking outputs")
-        check = _check_outputs(project, session, model, name)
-        progress("deploy", 1, 3, "copying")
-        where = session.deploy(model, place or str(project.results / "deployed"))
-        progress("deploy", 2, 3, "measuring")
-        found_here = _measure(session, model, wait)
-        progress("deploy", 3, 3, "")
-        tflite = INT8_TFLITE if precision == "int8" else FLOAT_TFLITE
-        graph = _read(project, tflite)
-        measured = {**_measured(session, found_here), **_bytes(session, graph, tflite, found_here)}
-        budgets = tuple(Budget(b["metric"], b["bound"]) for b in found["budgets"])
-        predicted = {k: v for k, v in found["predicted"].items() if k in measured}
-        speed = _remember(project, session, exported["text"], graph, found_here)
-        outcome = DeployOutcome(
-            text=exported["text"],
-            stack=session.stack,
-            place=where,
-            model=name,
-            accuracy_before=exported["accuracy"],
-            rows=compare(budgets, predicted, measured),
-            slowdown=speed,
-            note="" if session.device is None else session.device.note,
-            details=found_here.details,
-            **check,
-        )
-    values = asdict(outcome)
-    values["rows"] = [row.as_dict() for row in outcome.rows]
-    values["stack"] = outcome.stack.as_dict()
-    project.write_record(STAGE, "", values)
+        progress("deploy", steps, steps, "")
+    budgets = tuple(Budget(b["metric"], b["bound"]) for b in found["budgets"])
+    predicted = {k: v for k, v in found["predicted"].items() if k in measured}
+    outcome = DeployOutcome(
+        exported["text"], exported["accuracy"], compare(budgets, predicted, measured), tuple(deployed)
+    )
+    record = asdict(outcome)
+    record["rows"] = [row.as_dict() for row in outcome.rows]
+    record["targets"] = [{**asdict(one), "stack": one.stack.as_dict()} for one in outcome.targets]
+    project.write_record(STAGE, "", record)
     return outcome
+
+
+def undo(project: Project, *, place: str | None = None) -> UndoOutcome:
+    """Put back on every target what stood there before the last deployment; twice in a row changes nothing.
+
+    Args:
+        place: as it was given to `deploy`.
+
+    Raises:
+        ConfigurationError: nothing stood there before, or it was of other firmware. On the targets before, it is done.
+        DeviceError: a target cannot be opened.
+    """
+    places = []
+    for target in project.config.target:
+        with open_session(target.url, target.precision) as session:
+            places.append((target.name, session.undo(place_of(project, target, place))))
+    project.drop_record(STAGE)  # what it describes does not stand there any more
+    return UndoOutcome(tuple(places))
+
+
+@dataclass(frozen=True, eq=False)
+class _Ready:
+    """A target that is open, with the file that it takes."""
+
+    target: TargetSection
+    session: Session
+    name: str
+    model: bytes
+
+
+def _open(opened: ExitStack, project: Project, target: TargetSection, stack: str) -> _Ready:
+    """Args: `stack`: fingerprint of what the search's prices are of."""
+    session = opened.enter_context(open_session(target.url, target.precision))
+    name = model_file(session.model_format, target.precision)
+    path = project.model_folder / name
+    if not path.is_file():
+        missing = "its packages are missing here" if name.endswith(".onnx") else "it is of another target"
+        remedy = "pip install 'boardfit[onnx]', then " if name.endswith(".onnx") else ""
+        raise ConfigurationError(
+            f"{name} was not exported: {missing}", remedy=f"{remedy}run `boardfit export`"
+        )
+    if session.device is not None and stack != session.stack.fingerprint:
+        raise ConfigurationError(
+            "the search's prices are of another firmware, board or timing than this target's",
+            remedy="run `boardfit profile`, then `boardfit search`",
+        )
+    return _Ready(target, session, name, path.read_bytes())
+
+
+def _beside(project: Project, inputs: NDArray[Any]) -> dict[str, bytes]:
+    """What goes along with the model: class names, what its numbers mean, and samples to try it with."""
+    samples = io.BytesIO()
+    np.save(samples, np.ascontiguousarray(inputs), allow_pickle=False)
+    return {
+        "labels.txt": "".join(f"{name}\n" for name in project.data.classes).encode(),
+        MODEL_JSON: (project.model_folder / MODEL_JSON).read_bytes(),
+        "inputs.npy": samples.getvalue(),
+    }
+
+
+def _note(session: Session, found: Mapping[str, Any], target: TargetSection) -> str:
+    """What the target's figures must be read with: what it is, and what the prediction rested on."""
+    notes = [] if session.device is None else [session.device.note]
+    prices = next(one for one in found["targets"] if one["name"] == target.name)
+    if prices["predicted"]:
+        notes.append(
+            f"the predicted {session_metric(session)} rests on {prices['predicted_in_network']} operators of this "
+            f"network that were predicted, not measured (off by {100 * prices['predicted_error']:.1f} %, "
+            "cross-validated)"
+        )
+    return "; ".join(filter(None, notes))
 
 
 def model_file(form: ModelFormat, precision: str) -> str:
@@ -206,17 +311,20 @@ def _read(project: Project, name: str) -> Graph:
     return read_tflite((project.model_folder / name).read_bytes())
 
 
-def _check_outputs(project: Project, session: Session, model: bytes, name: str) -> dict[str, Any]:
-    """Run the test split on the target, and compare with the reference and with the labels."""
-    integer = name in (INT8_TFLITE, INT8_PROGRAM)
+def _check_outputs(
+    project: Project, session: Session, model: bytes, name: str
+) -> tuple[dict[str, Any], NDArray[Any]]:
+    """Run the test split on the target, and compare with the reference and with the labels; and the inputs."""
+    integer = name in (INT8_TFLITE, *PROGRAMS.values())
     graph = _read(project, INT8_TFLITE if integer else FLOAT_TFLITE)
     data = project.data
     x, y = data.x["test"], data.y["test"]
+    feed: NDArray[Any]
     if integer:
         source, result = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
         assert source.quantization is not None  # an int8 graph has them everywhere (Graph's validation)
         assert result.quantization is not None
-        inputs = quantize_array(to_nhwc(x), source.quantization)
+        feed = inputs = quantize_array(to_nhwc(x), source.quantization)
         answers = session.run(model, inputs).reshape(len(x), -1)
         reference = run_int8(graph, inputs).reshape(len(x), -1)
         differing: int | None = int(np.count_nonzero(answers != reference))
@@ -258,7 +366,7 @@ def _check_outputs(project: Project, session: Session, model: bytes, name: str) 
         "agreement": agreement,
         "differing": differing,
         "max_difference": difference,
-    }
+    }, feed
 
 
 def _channels_first(nhwc: NDArray[np.float32], name: str, x: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -15,10 +15,10 @@ from typing import Final, Literal
 
 from profilers.lut import Lut
 from targets.mcu.compilers import find_compiler
-from targets.session import ALIASES, list_targets
+from targets.session import ALIASES, list_targets, model_format
 from toolchain.errors import BoardfitError
 from toolchain.files import cache_folder
-from toolchain.workflow.config import PROJECT_FILE, Config, load_config
+from toolchain.workflow.config import PROJECT_FILE, Config, TargetSection, load_config
 from toolchain.workflow.data import Dataset, load_dataset
 
 Status = Literal["ok", "warning", "error"]
@@ -162,19 +162,24 @@ def _project(folder: Path) -> Iterator[Check]:
     yield Check("project file", "ok", config.project.name)
     if not os.access(path.parent, os.W_OK):
         yield Check("project folder", "error", f"{path.parent} cannot be written", f"chmod u+w {path.parent}")
-    yield _target_of(config, path)
+    for target in config.target:
+        yield _target_of(target, path)
     yield from _data_and_space(config, path)
     yield _table(config, path)
 
 
-def _target_of(config: Config, path: Path) -> Check:
-    url = config.target.url
+def _target_of(target: TargetSection, path: Path) -> Check:
+    url = target.url
     name = url.partition("?")[0]
     known = {target.url: target for target in list_targets()}
     found = known.get(ALIASES.get(name, name))
     if found is None:
-        remedy = f"set target.url in {path} to one of {', '.join(known)}"
-        return Check("target", "error", f"no target {url!r}", remedy)
+        try:
+            model_format(url)  # a board on a port or in the network, which is not in any list
+        except BoardfitError as error:
+            remedy = error.remedy or f"set target.url in {path} to one of {', '.join(known)}"
+            return Check("target", "error", error.message, remedy)
+        return Check("target", "ok", f"{url}; `boardfit doctor --target '{url}'` looks at it")
     if not found.available:
         return Check("target", "error", f"{url}: {found.description}", found.notes)
     return Check("target", "ok", url)

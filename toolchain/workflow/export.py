@@ -7,7 +7,7 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -16,8 +16,8 @@ from torch import nn
 
 from profilers.footprint import ISA
 from profilers.profile import graph_writer
-from targets.session import model_format
-from toolchain.errors import ConfigurationError
+from targets.session import ModelFormat, model_format
+from toolchain.errors import ConfigurationError, LutError
 from toolchain.export.native.c_project import write_c_project
 from toolchain.export.onnx_writer import quantize_onnx, write_onnx
 from toolchain.export.tflite_writer import write_tflite
@@ -38,7 +38,11 @@ STAGE = "export"
 FLOAT_TFLITE, INT8_TFLITE = "model_float.tflite", "model_int8.tflite"
 FLOAT_ONNX, INT8_ONNX = "model_float.onnx", "model_int8.onnx"
 FLOAT_PT2 = "model_float.pt2"  # only for the torch engine
-INT8_PROGRAM = "model_int8.bfp"  # only for boards
+# Only for boards: programs are laid out for the core's kernels.
+PROGRAMS: Final[Mapping[ModelFormat, str]] = {
+    "native-dsp": "model_int8.bfp",
+    "native-plain": "model_int8_plain.bfp",
+}
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 WEIGHTS, MODEL_JSON = "weights.safetensors", "model.json"
 
@@ -70,11 +74,14 @@ class ExportOutcome:
     reused: bool = False
 
 
-def export(project: Project, *, progress: Progress = silent, force: bool = False) -> ExportOutcome:
+def export(
+    project: Project, *, progress: Progress = silent, force: bool = False, strict: bool = False
+) -> ExportOutcome:
     """Train, quantise, write and verify the network of the latest search, resuming an unfinished training.
 
     Args:
         force: train and write again from the start although nothing changed.
+        strict: refuse a network whose price rests on predicted operators.
 
     Returns:
         The outcome. Where `verification.ok` is False, the files lie in the folder to be looked at, but there is no
@@ -82,8 +89,11 @@ def export(project: Project, *, progress: Progress = silent, force: bool = False
 
     Raises:
         ConfigurationError: there is no search result, or one under other settings; or the training diverged.
+        LutError: `strict`, and the network was found with predicted operators.
     """
     found = project.found()
+    if strict:
+        _refuse_predicted(found)
     architecture = tuple(int(i) for i in found["architecture"])
     inputs = export_inputs(project, architecture)
     stored = None if force else project.record(STAGE, inputs)
@@ -121,6 +131,16 @@ def export(project: Project, *, progress: Progress = silent, force: bool = False
     return outcome
 
 
+def _refuse_predicted(found: Mapping[str, Any]) -> None:
+    for prices in found["targets"]:
+        if prices["predicted"]:
+            raise LutError(
+                f"the network was found with {prices['predicted']} of {prices['operators']} operators predicted on "
+                f"{prices['name']}, {prices['predicted_in_network']} of them its own; predictions are refused",
+                remedy="run `boardfit profile` without --share, then `boardfit search`",
+            )
+
+
 @dataclass(frozen=True)
 class CProject:
     """A C project of the int8 network.
@@ -139,7 +159,8 @@ class CProject:
 def export_c(project: Project, folder: Path) -> CProject:
     """Write the exported int8 network as a C project of its own, with kernels for the target's core.
 
-    A target that is no board gets kernels for cores with DSP instructions, whose C forms run anywhere.
+    Targets that are no boards, or boards of both kinds, get kernels for cores with DSP instructions, whose C forms
+    run anywhere.
 
     Raises:
         ConfigurationError: nothing was exported, or `folder` is a file.
@@ -149,7 +170,8 @@ def export_c(project: Project, folder: Path) -> CProject:
         raise ConfigurationError("no export has finished", remedy="run `boardfit export`")
     if folder.exists() and not folder.is_dir():
         raise ConfigurationError(f"{folder} is a file", remedy="name a folder")
-    isa = ISA.get(model_format(project.config.target.url), "dsp")
+    isas = {ISA[form] for form in _formats(project) if form in ISA}
+    isa = isas.pop() if len(isas) == 1 else "dsp"
     graph = read_tflite(path.read_bytes())
     files = write_c_project(graph, folder, isa, name=project.config.project.name)
     return CProject(folder, isa, files)
@@ -235,10 +257,10 @@ def _write(
         files[INT8_ONNX] = quantize_onnx(files[FLOAT_ONNX], project.data.x["train"][:count])
     if FLOAT_PT2 in wanted:
         files[FLOAT_PT2] = write_pt2(graph)
-    if INT8_PROGRAM in wanted:
-        # Of the file that is verified, so that nothing but the file's own numbers is in the program.
-        program = graph_writer(model_format(project.config.target.url))
-        files[INT8_PROGRAM] = program(read_tflite(files[INT8_TFLITE]))
+    for form, name in PROGRAMS.items():
+        if name in wanted:
+            # Of the file that is verified, so that nothing but the file's own numbers is in the program.
+            files[name] = graph_writer(form)(read_tflite(files[INT8_TFLITE]))
     for name, data in files.items():
         write_atomic(project.model_folder / name, data)
     save_checkpoint(project.model_folder / WEIGHTS, module.state_dict(), {"space": project.space.name})
@@ -253,12 +275,16 @@ def _wanted_files(project: Project) -> tuple[str, ...]:
     names = [FLOAT_TFLITE, INT8_TFLITE]
     if all(importlib.util.find_spec(name) for name in _ONNX_PACKAGES):
         names += [FLOAT_ONNX, INT8_ONNX]
-    form = model_format(project.config.target.url)
-    if form == "pt2":
+    forms = _formats(project)
+    if "pt2" in forms:
         names.append(FLOAT_PT2)
-    elif form.startswith("native"):
-        names.append(INT8_PROGRAM)
+    names += [name for form, name in PROGRAMS.items() if form in forms]
     return tuple(names)
+
+
+def _formats(project: Project) -> tuple[ModelFormat, ...]:
+    """What the project's targets take."""
+    return tuple(model_format(target.url) for target in project.config.target)
 
 
 def _describe(project: Project, outcome: ExportOutcome, int8: Graph) -> None:

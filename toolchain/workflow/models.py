@@ -8,19 +8,20 @@ from numpy.typing import NDArray
 
 from toolchain.graph import Graph
 from toolchain.graph.lower import lower
+from toolchain.graph.operator import DType
 from toolchain.quantize import quantize
 from toolchain.spaces import Architecture
 from toolchain.workflow.project import Project
 
 
-def structural_graph(project: Project, architecture: Architecture) -> Graph:
-    """The network's graph at the target's precision, with weights that do not matter.
+def structural_graph(project: Project, architecture: Architecture, precision: DType) -> Graph:
+    """The network's graph at a precision, with weights that do not matter.
 
     Costs (bytes of the file, arena, operators, latency) depend on the structure alone, so a few random samples
     are enough to calibrate it, and every call gives the same graph.
     """
     graph = _random_graph(project, architecture)
-    if project.config.target.precision == "float32":
+    if precision == "float32":
         return graph
     return quantize(graph, _samples(graph))
 

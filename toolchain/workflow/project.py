@@ -22,7 +22,7 @@ from toolchain.errors import ConfigurationError
 from toolchain.files import write_json
 from toolchain.spaces import Space, load_space
 from toolchain.spaces.load import space_class
-from toolchain.workflow.config import PROJECT_FILE, Config, load_config
+from toolchain.workflow.config import PROJECT_FILE, Config, TargetSection, load_config
 from toolchain.workflow.data import Dataset, load_dataset
 
 # (stage, done, total, note): how far a stage is. The workflow reports, the command line shows.
@@ -95,6 +95,10 @@ class Project:
     def model_folder(self) -> Path:
         return self.results / "model"
 
+    def metric(self, target: TargetSection, metric: str) -> str:
+        """See `Config.metric`."""
+        return self.config.metric(target, metric)
+
     def checkpoint(self, name: str) -> Path:
         """Where a stage keeps its unfinished work."""
         return self.results / "checkpoints" / name
@@ -105,7 +109,7 @@ class Project:
         config = self.config
         return fingerprint(
             config.project.seed, self.data.fingerprint, self.space_fingerprint,
-            config.target.model_dump(), config.search.model_dump(),
+            [target.model_dump() for target in config.target], config.search.model_dump(),
         )  # fmt: skip
 
     def record(self, stage: str, inputs: str) -> dict[str, Any] | None:
@@ -154,16 +158,29 @@ def open_project(folder: Path, target: str = "") -> Project:
     """Open the project in a folder (or of a given boardfit.toml).
 
     Args:
-        target: URL that takes the place of the project file's; empty keeps that.
+        target: name or URL of one of the project file's targets, which is then the only one; where the file has one,
+            any URL, which takes its place. Empty keeps the file's.
 
     Raises:
-        ConfigurationError: no project file, or one that does not fit.
+        ConfigurationError: no project file, or one that does not fit; or none of its targets is called so.
     """
     path = folder if folder.is_file() else folder / PROJECT_FILE
     config = load_config(path)
     if target:
-        config = config.model_copy(update={"target": config.target.model_copy(update={"url": target})})
+        config = config.model_copy(update={"target": (_chosen(config, target),)})
     return Project(path.parent, config)
+
+
+def _chosen(config: Config, target: str) -> TargetSection:
+    for known in config.target:
+        if target in (known.name, known.url):
+            return known
+    if len(config.target) > 1:
+        raise ConfigurationError(
+            f"none of the project's targets is called {target!r}",
+            remedy=f"use one of {', '.join(known.name for known in config.target)}",
+        )
+    return config.target[0].model_copy(update={"url": target})
 
 
 def fingerprint(*parts: Any) -> str:

@@ -29,19 +29,21 @@ def run(
     budgets: tuple[Budget | QuantileBudget, ...] = (),
     force: bool = False,
     wait: bool = False,
+    strict: bool = False,
 ) -> RunOutcome:
     """All four stages in order. Stages whose inputs did not change are not done again, unless forced; measuring the
     deployed network always is.
 
     Args:
         budgets: replace those of the project file metric by metric.
+        strict: refuse prices that rest on predicted operators.
 
     Raises:
         VerificationError: the exported files do not agree; nothing is deployed then.
         BoardfitError: as the stages do.
     """
     profiled = profile(project, progress=progress, wait=wait)
-    found = search(project, progress=progress, budgets=budgets, force=force)
+    found = search(project, progress=progress, budgets=budgets, force=force, strict=strict)
     exported = export(project, progress=progress, force=force)
     exported.verification.raise_for_breach()
     deployed = deploy(project, progress=progress, wait=wait)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from toolchain.search.protocols import SearchResult
 from toolchain.search.random_search import random_search
 from toolchain.spaces import Architecture, Row
 from toolchain.supernet import Supernet
-from toolchain.units import BUDGET_METRICS, Budget, QuantileBudget
+from toolchain.units import BUDGET_METRICS, Budget, QuantileBudget, plain_metric
 from toolchain.workflow.binas import Selection, binas_search, selection_from_record
 from toolchain.workflow.config import SearchSection
-from toolchain.workflow.costs import Costs, evidence_text, open_costs
+from toolchain.workflow.costs import Costs, TargetCosts, evidence_text, open_costs
+from toolchain.workflow.models import structural_graph
 from toolchain.workflow.project import Progress, Project, fingerprint, silent
 from toolchain.workflow.sessions import LATENCY, MEASURED
 
@@ -35,8 +36,33 @@ MARGIN, BOARD_MARGIN = 10.0, 2.0
 
 
 @dataclass(frozen=True)
+class TargetPrices:
+    """What the prices on one target rest on.
+
+    Attributes:
+        name, url: the target's.
+        stack: fingerprint of what the prices belong to.
+        calibration_mape: mean error of predicted latencies (cycles) on held-out networks in per cent; None if unknown.
+        operators: of the space. predicted: those among them that were not measured, but predicted.
+        predicted_in_network: those among the operators of the network that was found.
+        predicted_error: mean relative error of predicted operators, by leaving measured ones out; None without any.
+        note: what every figure must be read with, e.g. that no hardware was used; may be empty.
+    """
+
+    name: str
+    url: str
+    stack: str
+    calibration_mape: float | None
+    operators: int
+    predicted: int
+    predicted_in_network: int
+    predicted_error: float | None
+    note: str
+
+
+@dataclass(frozen=True)
 class SearchOutcome:
-    """What the stage found.
+    """What the stage found. Where the project has several targets, metrics are named after them: `pi:latency_us`.
 
     Attributes:
         architecture, text: the winner, as indices and as people read it.
@@ -46,12 +72,10 @@ class SearchOutcome:
         exact: metric -> value from the real graph and file.
         evidence: metric -> what the predicted value is.
         budgets: the bounds it keeps.
-        calibration_mape: mean error of predicted latencies on held-out networks in per cent; None if unknown.
+        targets: what the prices on each target rest on.
         method, seed, evaluations, repaired: how it was found (`toolchain.search.SearchResult`).
         alternatives: (text, score) of other networks that keep the budgets by the table.
         seconds: of the search; of the first time when it is reused.
-        note: what every figure must be read with, e.g. that no hardware was used; may be empty.
-        stack: fingerprint of what the prices belong to.
         selection: binas: certificate, alternatives, what more of a budget buys, which design choices pay.
         reused: nothing had changed, so the earlier result stands.
     """
@@ -64,15 +88,13 @@ class SearchOutcome:
     exact: Mapping[str, float]
     evidence: Mapping[str, str]
     budgets: tuple[Budget, ...]
-    calibration_mape: float | None
+    targets: tuple[TargetPrices, ...]
     method: str
     seed: int
     evaluations: int
     repaired: bool
     alternatives: tuple[tuple[str, float], ...]
     seconds: float
-    note: str = ""
-    stack: str = ""
     selection: Selection | None = None
     reused: bool = False
 
@@ -84,28 +106,31 @@ def search(
     budgets: tuple[Budget | QuantileBudget, ...] = (),
     method: str | None = None,
     force: bool = False,
+    strict: bool = False,
 ) -> SearchOutcome:
     """Search under the project's budgets, resuming an unfinished search, or repeat the earlier answer.
 
     Args:
-        budgets: replace those of the project file metric by metric.
+        budgets: replace those of the project file metric by metric; of several targets' metrics as in the outcome.
         method: replaces that of the project file.
         force: search again from the start although nothing changed.
+        strict: refuse prices that rest on predicted operators.
 
     Raises:
         InfeasibleError: no network keeps all budgets; carries the least values and the nearest design. An earlier
             result is forgotten then.
-        LutError: the table lacks operators; the remedy is `boardfit profile`.
-        ConfigurationError: a budget on a metric that this target does not give.
+        LutError: the table lacks operators that cannot be predicted, or with `strict` any; the remedy is
+            `boardfit profile`.
+        ConfigurationError: a budget on a metric that no target gives.
     """
     method = method or project.config.search.method
     if method not in METHODS:
         raise UsageError(
             f"unknown search method {method!r}", remedy=f"use {', '.join(METHODS[:-1])} or {METHODS[-1]}"
         )
-    asked = merged_budgets(project.config.target.limits, budgets)
+    asked = merged_budgets(project_budgets(project), tuple(_named(project, b) for b in budgets))
     progress("costs", 0, 1, "reading the table")
-    costs = open_costs(project, [b.metric for b in asked])
+    costs = open_costs(project, [b.metric for b in asked], strict=strict)
     progress("costs", 1, 1, f"{len(costs.chain.operators)} operators")
     limits = within_the_part(costs, resolved(project, costs, asked))
     inputs = search_inputs(project, asked, method, costs)
@@ -118,20 +143,19 @@ def search(
     )
     if force:
         checkpoint.unlink(missing_ok=True)
-    margin = project.config.search.margin
-    margin = (MARGIN if costs.device is None else BOARD_MARGIN) if margin is None else margin
-    strict = tightened(limits, margin)
+    margins = _margins(project, costs)
+    narrow = tightened(limits, margins)
     started = time.monotonic()
     selection = None
     try:
         if method == "binas":
-            result, selection = binas_search(project, costs, strict, progress=progress, force=force)
+            result, selection = binas_search(project, costs, narrow, progress=progress, force=force)
         else:
-            result = _run(project, costs, strict, method, checkpoint, progress)
+            result = _run(project, costs, narrow, method, checkpoint, progress)
     except InfeasibleError as error:
         # An earlier winner does not keep these budgets: nobody shall go on with it.
         project.drop_record(STAGE)
-        _explain_margin(error, strict, margin)
+        _explain_margin(error, narrow, margins)
         raise
     outcome = SearchOutcome(
         architecture=result.architecture,
@@ -142,15 +166,13 @@ def search(
         exact=dict(result.exact),
         evidence={metric: evidence_text(costs, metric) for metric in costs.table.metrics},
         budgets=limits,
-        calibration_mape=costs.mape,
+        targets=tuple(_prices(project, found, result.architecture) for found in costs.targets),
         method=result.method,
         seed=result.seed,
         evaluations=result.evaluations,
         repaired=result.repaired,
         alternatives=tuple((project.space.encode(a), score) for a, score in result.alternatives[:5]),
         seconds=time.monotonic() - started,
-        note=costs.note,
-        stack=costs.stack.fingerprint,
         selection=selection,
     )
     values = asdict(replace(outcome, rows=()))
@@ -164,8 +186,59 @@ def merged_budgets(
     base: tuple[Budget | QuantileBudget, ...], changes: tuple[Budget | QuantileBudget, ...]
 ) -> tuple[Budget | QuantileBudget, ...]:
     """`base` with the bounds of `changes` in place of those on the same metric."""
-    by_metric = {b.metric: b for b in (*base, *changes)}
-    return tuple(by_metric.values())
+    new = {b.metric: b for b in changes}
+    changed = [new.get(b.metric, b) for b in base]
+    return tuple(dict.fromkeys((*changed, *new.values())))
+
+
+def project_budgets(project: Project) -> tuple[Budget | QuantileBudget, ...]:
+    """The budgets of all targets, with the project's names of metrics."""
+    return tuple(
+        replace(limit, metric=project.metric(target, limit.metric))
+        for target in project.config.target
+        for limit in target.limits
+    )
+
+
+def _named(project: Project, budget: Budget | QuantileBudget) -> Budget | QuantileBudget:
+    """A budget of the command line with the project's name of its metric."""
+    name = budget.metric.rpartition(":")[0]
+    owner = next((target for target in project.config.target if target.name == name), None)
+    if owner is None:
+        return budget  # of the only target, of the network, or of none: `open_costs` knows
+    return replace(budget, metric=project.metric(owner, plain_metric(budget.metric)))
+
+
+def _margins(project: Project, costs: Costs) -> dict[str, float]:
+    """Metric -> per cent by which its budget is tightened for the search."""
+    given = project.config.search.margin
+    found = {}
+    for one in costs.targets:
+        usual = MARGIN if one.device is None else BOARD_MARGIN
+        if one.filled is not None:
+            usual = max(usual, MARGIN)
+        for metric in MEASURED:
+            found[project.metric(one.target, metric)] = usual if given is None else given
+    return found
+
+
+def _prices(project: Project, costs: TargetCosts, architecture: Architecture) -> TargetPrices:
+    filled = costs.filled
+    inside = 0
+    if filled is not None:
+        graph = structural_graph(project, architecture, costs.target.precision)
+        inside = len({op for op in graph.operators if op in filled.predicted})
+    return TargetPrices(
+        costs.target.name,
+        costs.target.url,
+        costs.stack.fingerprint,
+        costs.mape,
+        len(costs.chain.operators),
+        len(filled.predicted) if filled else 0,
+        inside,
+        filled.error if filled else None,
+        costs.note,
+    )
 
 
 def resolved(
@@ -185,29 +258,39 @@ def resolved(
     )
 
 
-def tightened(limits: tuple[Budget, ...], margin_percent: float) -> tuple[Budget, ...]:
-    """What is searched under: predictions of measured metrics err, so their bounds come down by the margin."""
-    return tuple(
-        Budget(b.metric, b.bound / (1 + margin_percent / 100)) if b.metric in MEASURED else b for b in limits
-    )
+def tightened(limits: Iterable[Budget], margins: Mapping[str, float]) -> tuple[Budget, ...]:
+    """What is searched under: predictions of measured metrics err, so their bounds come down by the margin.
+
+    Args:
+        margins: metric -> per cent; the others stay.
+    """
+    return tuple(Budget(b.metric, b.bound / (1 + margins.get(b.metric, 0.0) / 100)) for b in limits)
 
 
 def within_the_part(costs: Costs, limits: tuple[Budget, ...]) -> tuple[Budget, ...]:
-    """The budgets, and on a board the memories of the part: what does not fit there is no result, asked or not."""
-    bounds = {b.metric: b.bound for b in limits}
-    for metric, most in costs.footprint.limits.items():
-        bounds[metric] = min(most, bounds.get(metric, most))
+    """The budgets, and on a board the memories of the part: what does not fit there is no result, asked or not.
+
+    Where several targets have a budget on the same metric of the network, the least bound holds.
+    """
+    bounds: dict[str, float] = {}
+    for budget in limits:
+        bounds[budget.metric] = min(budget.bound, bounds.get(budget.metric, math.inf))
+    for one in costs.targets:
+        for plain, most in one.footprint.limits.items():
+            metric = costs.project.metric(one.target, plain)
+            bounds[metric] = min(most, bounds.get(metric, most))
     return tuple(Budget(metric, bound) for metric, bound in bounds.items())
 
 
-def _explain_margin(error: InfeasibleError, strict: tuple[Budget, ...], margin_percent: float) -> None:
+def _explain_margin(error: InfeasibleError, narrow: Iterable[Budget], margins: Mapping[str, float]) -> None:
     """Where a tightened bound is in the way, say so, and name the budget that lets the nearest design pass."""
-    if not margin_percent:
-        return
-    for budget in strict:
+    for budget in narrow:
         metric = budget.metric
-        key = next((key for key, (name, _) in BUDGET_METRICS.items() if name == metric), metric)
-        if metric not in MEASURED:
+        plain = plain_metric(metric)
+        key = next((key for key, (name, _) in BUDGET_METRICS.items() if name == plain), plain)
+        key = metric.removesuffix(plain) + key
+        margin_percent = margins.get(metric, 0.0)
+        if not margin_percent:
             continue
         if metric in error.binding:
             error.message += f" (the {key} budget less search.margin, {margin_percent:g} %)"
@@ -215,7 +298,7 @@ def _explain_margin(error: InfeasibleError, strict: tuple[Budget, ...], margin_p
         if needed is not None and needed > budget.bound:
             # Rounded up: a rounded-down budget would be refused by its last digit.
             enough = math.ceil(needed * (1 + margin_percent / 100) * 1000) / 1000
-            text = f'"{enough:g} us"' if metric == LATENCY else f"{math.ceil(enough)}"
+            text = f'"{enough:g} us"' if plain == LATENCY else f"{math.ceil(enough)}"
             error.remedy += f"; with the margin that is {key} = {text}"
 
 
@@ -230,7 +313,7 @@ def search_inputs(
         project.config.project.threads,
         project.data.fingerprint,
         project.space_fingerprint,
-        project.config.target.precision,
+        [target.precision for target in project.config.target],
         [asdict(b) for b in asked],
         method,
         costs.fingerprint,
@@ -324,15 +407,13 @@ def _from_record(project: Project, stored: Mapping[str, Any]) -> SearchOutcome:
         exact=stored["exact"],
         evidence=stored["evidence"],
         budgets=tuple(Budget(b["metric"], b["bound"]) for b in stored["budgets"]),
-        calibration_mape=stored["calibration_mape"],
+        targets=tuple(TargetPrices(**one) for one in stored["targets"]),
         method=stored["method"],
         seed=stored["seed"],
         evaluations=stored["evaluations"],
         repaired=stored["repaired"],
         alternatives=tuple((text, score) for text, score in stored["alternatives"]),
         seconds=stored["seconds"],
-        note=stored["note"],
-        stack=stored["stack"],
         selection=None if stored["selection"] is None else selection_from_record(stored["selection"]),
         reused=True,
     )
