@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
-from targets.deploy import deploy_folder
+from targets.deploy import deploy_folder, undo_folder
 from targets.lock import exclusive_port
 from targets.mcu.board import Board, list_boards, load_board
 from targets.mcu.build import Firmware, build_firmware
@@ -404,6 +404,26 @@ class BoardSession:
         if clash:
             raise ConfigurationError(f"deploy writes {', '.join(clash)} itself", remedy="choose other names")
         return str(deploy_folder({**own, **(files or {})}, Path(place)))
+
+    def undo(self, place: str | Path) -> str:
+        """See `Session.undo`: the model that is kept beside the present one is written to the slot, too."""
+        name = "model.tflite" if self.model_format == "tflite" else "model.bfp"
+        kept = Path(place).with_name(Path(place).name + ".previous")
+        if kept.is_dir():  # if not, the folder's own error says so
+            try:
+                model, image = (kept / name).read_bytes(), (kept / "firmware.bin").read_bytes()
+            except OSError as error:
+                raise ConfigurationError(
+                    f"{kept} holds no model of this runtime: {error.strerror} ({name}, firmware.bin)",
+                    remedy="it was deployed to another target; deploy again",
+                ) from error
+            if image != self._firmware.image:
+                raise ConfigurationError(
+                    f"the model in {kept} was deployed with other firmware than {self._url.target} has now",
+                    remedy="deploy again; the old model's figures would not hold",
+                )
+            self._load(model)
+        return str(undo_folder(Path(place)))
 
     def _readme(self, name: str, model: bytes) -> str:
         board, firmware = self._url.board, self._firmware
