@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from targets.runners.native import runtime_sources
 from toolchain.export.native.footprint import memory_plan
 from toolchain.export.native.layout import Isa
+from toolchain.export.native.plan import DIRECT, Plan
 from toolchain.export.native.writer import program_pieces, write_program
 from toolchain.graph import Graph
 from toolchain.graph.integer_reference import run_int8_all
@@ -79,10 +80,13 @@ class NativeHost:
             self.process = None
 
 
-def check_graph(host: NativeHost, graph: Graph, isa: Isa, inputs: list[Int8Array]) -> bytes:
+def check_graph(
+    host: NativeHost, graph: Graph, isa: Isa, inputs: list[Int8Array], algorithms: Plan = DIRECT
+) -> bytes:
     """Every tensor of every sample equals the integer reference's; gives the program."""
-    program = write_program(graph, isa)
-    plan, pieces = memory_plan(graph, isa), program_pieces(graph, isa)
+    program = write_program(graph, isa, plan=algorithms)
+    plan = memory_plan(graph, isa, plan=algorithms)
+    pieces = program_pieces(graph, isa, algorithms)
     expected = run_int8_all(graph, *inputs)
 
     def of(name: str, sample: int) -> bytes:

@@ -12,7 +12,8 @@ from typing import Final
 from toolchain.export.native import layout
 from toolchain.export.native.layout import Isa, padded
 from toolchain.export.native.pieces import extents, paddings
-from toolchain.export.native.weights import weighted_footprint
+from toolchain.export.native.plan import DIRECT, Plan
+from toolchain.export.native.weights import Algorithm, weighted_footprint
 from toolchain.graph.graph import Graph
 from toolchain.graph.memory import MemoryPlan, plan_native
 from toolchain.graph.operator import WEIGHTED, WINDOWED, Operator
@@ -31,13 +32,13 @@ def base_bytes(inputs: int, outputs: int) -> int:
 BASE_BYTES: Final = base_bytes(1, 1)
 
 
-def operator_bytes(op: Operator, isa: Isa = "dsp") -> int:
+def operator_bytes(op: Operator, isa: Isa = "dsp", algorithm: Algorithm = "direct") -> int:
     """Bytes that an operator adds to a program: its descriptor, weights, channels and tables.
 
     A reshape adds nothing: its output shares the place of its input.
     """
     if op.kind in WEIGHTED:
-        found = weighted_footprint(op, isa)
+        found = weighted_footprint(op, isa, algorithm)
         return _WINDOW + padded(found.weight_bytes) + padded(found.channel_bytes)
     if op.kind in WINDOWED:
         return _WINDOW
@@ -54,12 +55,12 @@ def operator_bytes(op: Operator, isa: Isa = "dsp") -> int:
     return _TABLE if op.kind == "hard_swish" else 0
 
 
-def scratch_bytes(op: Operator, isa: Isa = "dsp") -> int:
+def scratch_bytes(op: Operator, isa: Isa = "dsp", algorithm: Algorithm = "direct") -> int:
     """Bytes of arena that the operator's kernel needs while it runs, beside its input and output."""
-    return weighted_footprint(op, isa).scratch_bytes if op.kind in WEIGHTED else 0
+    return weighted_footprint(op, isa, algorithm).scratch_bytes if op.kind in WEIGHTED else 0
 
 
-def program_bytes(graph: Graph, isa: Isa = "dsp") -> int:
+def program_bytes(graph: Graph, isa: Isa = "dsp", *, plan: Plan = DIRECT) -> int:
     """Bytes of the program that `write_program` makes of an int8 graph, exactly."""
     operands = 0
     for node in graph.nodes:
@@ -67,16 +68,23 @@ def program_bytes(graph: Graph, isa: Isa = "dsp") -> int:
         operands += sum(padded(graph.constants[n].size) for n in constants)
         if node.operator.kind == "reshape" and constants:
             operands += _COPY
-    operators = sum(operator_bytes(op, isa) for op in graph.operators)
+    operators = sum(
+        operator_bytes(node.operator, isa, plan.algorithm(index)) for index, node in enumerate(graph.nodes)
+    )
     return base_bytes(len(graph.inputs), len(graph.outputs)) + operators + operands
 
 
-def memory_plan(graph: Graph, isa: Isa = "dsp", *, keep_inputs: bool = False) -> MemoryPlan:
+def memory_plan(
+    graph: Graph, isa: Isa = "dsp", *, keep_inputs: bool = False, plan: Plan = DIRECT
+) -> MemoryPlan:
     """Where activations and scratch memory lie in the arena of a program. For arguments see `write_program`."""
-    scratch = {index: scratch_bytes(node.operator, isa) for index, node in enumerate(graph.nodes)}
+    scratch = {
+        index: scratch_bytes(node.operator, isa, plan.algorithm(index))
+        for index, node in enumerate(graph.nodes)
+    }
     return plan_native(graph, scratch, keep_inputs=keep_inputs)
 
 
-def arena_bytes(graph: Graph, isa: Isa = "dsp", *, keep_inputs: bool = False) -> int:
+def arena_bytes(graph: Graph, isa: Isa = "dsp", *, keep_inputs: bool = False, plan: Plan = DIRECT) -> int:
     """Bytes of the arena: what a program's header says, and all the RAM that a run takes beside the firmware's own."""
-    return memory_plan(graph, isa, keep_inputs=keep_inputs).arena_bytes
+    return memory_plan(graph, isa, keep_inputs=keep_inputs, plan=plan).arena_bytes

@@ -17,7 +17,8 @@ from toolchain.export.native import layout
 from toolchain.export.native.footprint import memory_plan
 from toolchain.export.native.layout import Isa, padded
 from toolchain.export.native.pieces import Piece, Where, pieces_of, window_body
-from toolchain.export.native.weights import CACHE_BYTES, layout_weighted, weighted_footprint
+from toolchain.export.native.plan import DIRECT, Plan
+from toolchain.export.native.weights import CACHE_BYTES, Algorithm, layout_weighted, weighted_footprint
 from toolchain.graph import integer_reference as reference
 from toolchain.graph.graph import Graph, Node
 from toolchain.graph.memory import scratch_name
@@ -30,20 +31,21 @@ _WEIGHTED_KINDS = {
 }
 
 
-def write_program(graph: Graph, isa: Isa = "dsp", *, keep_inputs: bool = False) -> bytes:
+def write_program(graph: Graph, isa: Isa = "dsp", *, keep_inputs: bool = False, plan: Plan = DIRECT) -> bytes:
     """The program of an int8 graph.
 
     Args:
         isa: which kernels will run it.
         keep_inputs: leave the network's inputs as they are, so that it can run again on them; else the memory of an
             input is used again after its last use.
+        plan: the algorithms of its convolutions (`plan.choose_plan`).
 
     Returns:
         Bytes in the format of firmware/runtime/program.h, a multiple of 16.
 
     Raises:
         UnsupportedError: a float graph, or a dimension that does not fit into its field.
-        GraphError: scales that TFLite Micro does not accept.
+        GraphError: scales that TFLite Micro does not accept, or a plan that names an algorithm that a node has not.
     """
     if graph.dtype != "int8":
         raise UnsupportedError(
@@ -53,8 +55,9 @@ def write_program(graph: Graph, isa: Isa = "dsp", *, keep_inputs: bool = False) 
     constants = [name for name in graph.outputs if name in graph.constants]
     if constants:
         raise UnsupportedError(f"output {constants[0]!r} is a constant: there is nothing to run")
-    memory = memory_plan(graph, isa, keep_inputs=keep_inputs)
-    pieces = program_pieces(graph, isa)
+    plan.check(graph, isa)
+    memory = memory_plan(graph, isa, keep_inputs=keep_inputs, plan=plan)
+    pieces = program_pieces(graph, isa, plan)
 
     operators_at = layout.HEADER.size + padded((len(graph.inputs) + len(graph.outputs)) * layout.OPERAND.size)
     nowhere = Where(0, 0, 0, 0)
@@ -108,13 +111,13 @@ def program_nodes(graph: Graph, isa: Isa = "dsp") -> tuple[int, ...]:
     return tuple(piece.node for piece in program_pieces(graph, isa))
 
 
-def program_pieces(graph: Graph, isa: Isa) -> list[Piece]:
+def program_pieces(graph: Graph, isa: Isa, plan: Plan = DIRECT) -> list[Piece]:
     """The operators of a program, in order, before they have places."""
     pieces: list[Piece] = []
     for index, node in enumerate(graph.nodes):
         try:
             if node.operator.kind in WEIGHTED:
-                pieces.append(_weighted(graph, index, node, isa))
+                pieces.append(_weighted(graph, index, node, isa, plan.algorithm(index)))
             else:
                 pieces += pieces_of(graph, index, node)
         except (GraphError, UnsupportedError) as error:
@@ -127,7 +130,7 @@ def _at(error: BoardfitError, index: int, node: Node) -> BoardfitError:
     return type(error)(f"{where}: {error.message}", remedy=error.remedy)
 
 
-def _weighted(graph: Graph, index: int, node: Node, isa: Isa) -> Piece:
+def _weighted(graph: Graph, index: int, node: Node, isa: Isa, algorithm: Algorithm) -> Piece:
     op = node.operator
     source, output = (reference.activation_scale(graph, name) for name in (node.inputs[0], node.output))
     if node.inputs[0] in graph.constants:
@@ -138,7 +141,7 @@ def _weighted(graph: Graph, index: int, node: Node, isa: Isa) -> Piece:
     clamp = reference.activation_range(op.activation, output)
     zeros = (source.zero_point[0], output.zero_point[0])
     weights, bias = (graph.constants[name] for name in node.inputs[-2:])
-    laid = layout_weighted(op, weights, bias, *zeros, multipliers, shifts, *clamp, isa)
+    laid = layout_weighted(op, weights, bias, *zeros, multipliers, shifts, *clamp, isa, algorithm)
     rows = laid.weights.ljust(padded(len(laid.weights)), b"\0")
     return Piece(
         index,
@@ -155,5 +158,5 @@ def _weighted(graph: Graph, index: int, node: Node, isa: Isa) -> Piece:
         ),
         laid.kernel,
         rows + laid.channels,
-        weighted_footprint(op, isa).constant_lines,
+        weighted_footprint(op, isa, algorithm).constant_lines,
     )
