@@ -63,17 +63,18 @@ static void run_plain(const struct bf_window *op, const uint32_t *plane, uint32_
 /* s0-s7 hold the strip, s8-s11 the channel; s12 and s13 a column's plane and output, s14 the block's output, s15 the end
  * of the column. r0 and r1 walk down two columns of words (A and B), r2-r7 weights, r10 and r11 work; sums of a square's
  * upper row in r8 and r9, of its lower row in r12 and r14; of a column in r8, r9, r12, r14. */
-#define LOAD_ROW(k) "ldr r10, [r0, #4*" #k "]\n" "ldr r11, [r1, #4*" #k "]\n"
+#define LOAD_FIRST(rows) "ldr r10, [r0], #4*" #rows "\n" "ldr r11, [r1], #4*" #rows "\n" /* and on to the next block */
+#define LOAD_ROW(k) "ldr r10, [r0, #4*(" #k ")]\n" "ldr r11, [r1, #4*(" #k ")]\n"
 #define FIRST(y, from) "smlad " #y ", r10, r2, " #from "\n" "smlabt " #y ", r11, r3, " #y "\n"
 #define SECOND(y, from) "smlatb " #y ", r10, r2, " #from "\n" "smlad " #y ", r11, r3, " #y "\n"
 #define LEFT(y, w01, w12) "smlad " #y ", r10, " #w01 ", " #y "\n" "smlabt " #y ", r11, " #w12 ", " #y "\n"
 #define RIGHT(y, w01, w12) "smlatb " #y ", r10, " #w01 ", " #y "\n" "smlad " #y ", r11, " #w12 ", " #y "\n"
 
 #define SQUARE_SUMS                                                                                  \
-    LOAD_ROW(0) FIRST(r8, r14) SECOND(r9, r14)                                                       \
-    LOAD_ROW(1) LEFT(r8, r4, r5) RIGHT(r9, r4, r5) FIRST(r12, r14) SECOND(r14, r14)                  \
-    LOAD_ROW(2) LEFT(r8, r6, r7) RIGHT(r9, r6, r7) LEFT(r12, r4, r5) RIGHT(r14, r4, r5)              \
-    LOAD_ROW(3) LEFT(r12, r6, r7) RIGHT(r14, r6, r7)
+    LOAD_FIRST(2) FIRST(r8, r14) SECOND(r9, r14)                                                       \
+    LOAD_ROW(1-2) LEFT(r8, r4, r5) RIGHT(r9, r4, r5) FIRST(r12, r14) SECOND(r14, r14)                  \
+    LOAD_ROW(2-2) LEFT(r8, r6, r7) RIGHT(r9, r6, r7) LEFT(r12, r4, r5) RIGHT(r14, r4, r5)              \
+    LOAD_ROW(3-2) LEFT(r12, r6, r7) RIGHT(r14, r6, r7)
 #define SQUARE_STORE            \
     "vmov r10, s14\n"           \
     "vmov r11, s2\n"            \
@@ -85,22 +86,22 @@ static void run_plain(const struct bf_window *op, const uint32_t *plane, uint32_
     "strb r12, [r10]\n"         \
     "add r10, r10, r8\n"
 #define COLUMN_SUMS                                                              \
-    LOAD_ROW(0) FIRST(r8, r14)                                                   \
-    LOAD_ROW(1) LEFT(r8, r4, r5) FIRST(r9, r14)                                  \
-    LOAD_ROW(2) LEFT(r8, r6, r7) LEFT(r9, r4, r5) FIRST(r12, r14)                \
-    LOAD_ROW(3) LEFT(r9, r6, r7) LEFT(r12, r4, r5) FIRST(r14, r14)               \
-    LOAD_ROW(4) LEFT(r12, r6, r7) LEFT(r14, r4, r5)                              \
-    LOAD_ROW(5) LEFT(r14, r6, r7)
+    LOAD_FIRST(4) FIRST(r8, r14)                                                   \
+    LOAD_ROW(1-4) LEFT(r8, r4, r5) FIRST(r9, r14)                                  \
+    LOAD_ROW(2-4) LEFT(r8, r6, r7) LEFT(r9, r4, r5) FIRST(r12, r14)                \
+    LOAD_ROW(3-4) LEFT(r9, r6, r7) LEFT(r12, r4, r5) FIRST(r14, r14)               \
+    LOAD_ROW(4-4) LEFT(r12, r6, r7) LEFT(r14, r4, r5)                              \
+    LOAD_ROW(5-4) LEFT(r14, r6, r7)
 #define COLUMN_2_SUMS                                                            \
-    LOAD_ROW(0) FIRST(r8, r14)                                                   \
-    LOAD_ROW(1) LEFT(r8, r4, r5)                                                 \
-    LOAD_ROW(2) LEFT(r8, r6, r7) FIRST(r9, r14)                                  \
-    LOAD_ROW(3) LEFT(r9, r4, r5)                                                 \
-    LOAD_ROW(4) LEFT(r9, r6, r7) FIRST(r12, r14)                                 \
-    LOAD_ROW(5) LEFT(r12, r4, r5)                                                \
-    LOAD_ROW(6) LEFT(r12, r6, r7) FIRST(r14, r14)                                \
-    LOAD_ROW(7) LEFT(r14, r4, r5)                                                \
-    LOAD_ROW(8) LEFT(r14, r6, r7)
+    LOAD_FIRST(8) FIRST(r8, r14)                                                   \
+    LOAD_ROW(1-8) LEFT(r8, r4, r5)                                                 \
+    LOAD_ROW(2-8) LEFT(r8, r6, r7) FIRST(r9, r14)                                  \
+    LOAD_ROW(3-8) LEFT(r9, r4, r5)                                                 \
+    LOAD_ROW(4-8) LEFT(r9, r6, r7) FIRST(r12, r14)                                 \
+    LOAD_ROW(5-8) LEFT(r12, r4, r5)                                                \
+    LOAD_ROW(6-8) LEFT(r12, r6, r7) FIRST(r14, r14)                                \
+    LOAD_ROW(7-8) LEFT(r14, r4, r5)                                                \
+    LOAD_ROW(8-8) LEFT(r14, r6, r7)
 #define COLUMN_STORE                 \
     "vmov r10, s14\n"                \
     "vmov r11, s4\n"                 \
@@ -134,7 +135,7 @@ static void run_plain(const struct bf_window *op, const uint32_t *plane, uint32_
 #define SCALED_PART(y) HIGH #y ", " #y ", r10, r11\n" "ssat " #y ", #8, " #y ", asr #" TEXT(BF_PRESCALED_SHIFT) "\n"
 #define SCALED SCALED_PART(r8) SCALED_PART(r9) SCALED_PART(r12) SCALED_PART(r14)
 
-#define RUN(name, sums, requantize, store, step)                                                                   \
+#define RUN(name, sums, requantize, store)                                                                         \
     __attribute__((naked, noinline)) static void name(                                                             \
         __attribute__((unused)) const struct strip *strip, __attribute__((unused)) const uint32_t *plane,          \
         __attribute__((unused)) int8_t *output, __attribute__((unused)) const struct bf_channel *channel)          \
@@ -173,8 +174,6 @@ static void run_plain(const struct bf_window *op, const uint32_t *plane, uint32_
             store                                                                                                  \
             "vmov s14, r10\n"                                                                                      \
             "vmov r10, s15\n"                                                                                      \
-            "adds r0, r0, #" step "\n"                                                                             \
-            "adds r1, r1, #" step "\n"                                                                             \
             "cmp r0, r10\n"                                                                                        \
             "blo 2b\n"                                                                                             \
             "bhi 3f\n"                                                                                             \
@@ -195,12 +194,12 @@ static void run_plain(const struct bf_window *op, const uint32_t *plane, uint32_
             "bne 1b\n"                                                                                             \
             "pop {r4-r11, pc}\n");                                                                                 \
     }
-RUN(squares_signed, SQUARE_SUMS, SIGNED, SQUARE_STORE, "8")
-RUN(squares_scaled, SQUARE_SUMS, SCALED, SQUARE_STORE, "8")
-RUN(columns_signed, COLUMN_SUMS, SIGNED, COLUMN_STORE, "16")
-RUN(columns_scaled, COLUMN_SUMS, SCALED, COLUMN_STORE, "16")
-RUN(columns_2_signed, COLUMN_2_SUMS, SIGNED, COLUMN_STORE, "32")
-RUN(columns_2_scaled, COLUMN_2_SUMS, SCALED, COLUMN_STORE, "32")
+RUN(squares_signed, SQUARE_SUMS, SIGNED, SQUARE_STORE)
+RUN(squares_scaled, SQUARE_SUMS, SCALED, SQUARE_STORE)
+RUN(columns_signed, COLUMN_SUMS, SIGNED, COLUMN_STORE)
+RUN(columns_scaled, COLUMN_SUMS, SCALED, COLUMN_STORE)
+RUN(columns_2_signed, COLUMN_2_SUMS, SIGNED, COLUMN_STORE)
+RUN(columns_2_scaled, COLUMN_2_SUMS, SCALED, COLUMN_STORE)
 
 typedef void run_function(const struct strip *, const uint32_t *, int8_t *, const struct bf_channel *);
 

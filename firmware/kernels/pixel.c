@@ -8,17 +8,28 @@
 
 #if BF_WITH_DSP
 
-/* sums[0..3] = products of a column with four channels; `groups` of four taps, at least one. */
 #if defined(__ARM_FEATURE_DSP) && defined(__ARM_FP) && !defined(BF_NO_ASSEMBLY)
-/* r0 column, r1 weights, r6-r9 sums, r14 turns. Four groups a turn; the first turn is entered behind the groups that fill
- * it, with pointers moved back by as much. */
-#define GROUP(u)                            \
-    "ldr r2, [r1, #16*" #u "]\n"            \
-    "ldr r3, [r1, #16*" #u "+4]\n"          \
-    "ldr r4, [r1, #16*" #u "+8]\n"          \
-    "ldr r5, [r1, #16*" #u "+12]\n"         \
-    "ldr r10, [r0, #8*" #u "]\n"            \
-    "ldr r11, [r0, #8*" #u "+4]\n"          \
+/* What the assembly reads, in this order: quads of channels. */
+struct quads {
+    const uint32_t *column;
+    const uint8_t *weights;
+    uint32_t turns, skipped, count;
+    const struct bf_channel *channels;
+    int8_t *output;
+};
+
+/* s0-s6 hold the quads. r0 column and r1 weights, both less one word, so that the last loads of a turn can move them on;
+ * r6-r9 sums, r14 turns. Four groups of four taps a turn; the first turn is entered behind the groups that fill it, with
+ * pointers moved back by as much: s3 groups, s7 bytes of weights; s8 the entry. */
+#define LOAD(u, column_end, weights_end)                  \
+    "ldr r2, [r1, #16*" #u "+4]\n"                        \
+    "ldr r3, [r1, #16*" #u "+8]\n"                        \
+    "ldr r4, [r1, #16*" #u "+12]\n"                       \
+    "ldr r5, [r1, #16*" #u "+16]" weights_end "\n"        \
+    "ldr r10, [r0, #8*" #u "+4]\n"                        \
+    "ldr r11, [r0, #8*" #u "+8]" column_end "\n"
+#define GROUP(u, end)                                     \
+    LOAD(u, end, end)                                     \
     PAIR(r2, r10, r6, r7) PAIR(r3, r10, r8, r9) PAIR(r4, r11, r6, r7) PAIR(r5, r11, r8, r9)
 #define PAIR(w, x, first, second)                   \
     "sxtb16 r12, " #w "\n"                          \
@@ -26,42 +37,92 @@
     "smlad " #first ", " #x ", r12, " #first "\n"   \
     "smlad " #second ", " #x ", " #w ", " #second "\n"
 #define GROUP_BYTES "80" /* four loads of 16 bits, eighteen instructions of 32 */
+#if BF_MUTATE == 1
+#define SIGN(y) ""
+#else
+#define SIGN(y) "add r4, r4, " #y ", asr #31\n"
+#endif
+#define FINISH(y)                       \
+    "ldm r0!, {r2-r5}\n"                \
+    "cmp r4, #0\n"                      \
+    "beq 4f\n"                          \
+    "add " #y ", " #y ", r2\n"          \
+    "lsl " #y ", " #y ", #1\n"          \
+    "rsbs r5, r5, #0\n"                 \
+    SIGN(y)                             \
+    "smmlar " #y ", " #y ", r3, r4\n"   \
+    "asr " #y ", " #y ", r5\n"          \
+    "ssat " #y ", #8, " #y "\n"         \
+    "strb " #y ", [r12], #1\n"
 
-__attribute__((naked, noinline)) static void dot_4(__attribute__((unused)) const uint32_t *column,
-                                                   __attribute__((unused)) const uint8_t *weights,
-                                                   __attribute__((unused)) uint32_t groups,
-                                                   __attribute__((unused)) int32_t sums[4])
+/* The number of quads that are left: it ends at one with a channel that has no short requantisation. */
+__attribute__((naked, noinline)) static uint32_t run_quads(__attribute__((unused)) const struct quads *quads)
 {
     __asm volatile(
         ".syntax unified\n"
-        "push {r3-r11, lr}\n"
-        "rsb r4, r2, #0\n"
-        "and r4, r4, #3\n" /* groups to skip */
-        "add r14, r2, r4\n"
-        "lsr r14, r14, #2\n"
+        "push {r4-r11, lr}\n"
+        "vldm r0, {s0-s6}\n"
+        "vmov r4, s3\n"
+        "vmov r0, s0\n"
+        "vmov r1, s1\n"
         "sub r0, r0, r4, lsl #3\n"
-        "sub r1, r1, r4, lsl #4\n"
+        "sub r0, r0, #4\n"
+        "sub r1, r1, #4\n"
+        "vmov s0, r0\n"
+        "lsl r5, r4, #4\n"
+        "vmov s7, r5\n"
         "mov r5, #" GROUP_BYTES "\n"
         "adr r12, 3f\n"
         "mla r4, r4, r5, r12\n"
         "orr r4, r4, #1\n"
+        "vmov s8, r4\n"
+        "1:\n"
+        "vmov r0, s0\n"
+        "vmov r2, s7\n"
+        "vmov r14, s2\n"
+        "vmov r12, s8\n"
+        "subs r1, r1, r2\n"
         "mov r6, #0\n"
-        "mov r7, #0\n"
-        "mov r8, #0\n"
-        "mov r9, #0\n"
-        "bx r4\n"
+        "mov r7, r6\n"
+        "mov r8, r6\n"
+        "mov r9, r6\n"
+        "bx r12\n"
         ".balign 4\n"
         "3:\n"
-        GROUP(0) GROUP(1) GROUP(2) GROUP(3)
-        "adds r0, r0, #32\n"
-        "adds r1, r1, #64\n"
+        GROUP(0, "") GROUP(1, "") GROUP(2, "") GROUP(3, "!")
         "subs r14, r14, #1\n"
         "bne 3b\n"
-        "pop {r3}\n"
-        "stm r3, {r6-r9}\n"
+        "vmov r0, s5\n"
+        "vmov r12, s6\n"
+        FINISH(r6) FINISH(r7) FINISH(r8) FINISH(r9)
+        "vmov s5, r0\n"
+        "vmov s6, r12\n"
+        "vmov r2, s4\n"
+        "subs r2, r2, #1\n"
+        "vmov s4, r2\n"
+        "bne 1b\n"
+        "4:\n"
+        "vmov r0, s4\n"
         "pop {r4-r11, pc}\n");
 }
+
+/* How many of `most` quads of channels are done, from the first on. */
+static uint32_t run_some(const uint32_t *column, const uint8_t *weights, uint32_t groups, uint32_t most,
+                         const struct bf_channel *channels, int8_t *output)
+{
+    struct quads quads = {column, weights, (groups + 3) / 4, -groups & 3, most, channels, output};
+    return most > 0 ? most - run_quads(&quads) : 0;
+}
 #else
+static uint32_t run_some(const uint32_t *column, const uint8_t *weights, uint32_t groups, uint32_t most,
+                         const struct bf_channel *channels, int8_t *output)
+{
+    (void)column, (void)weights, (void)groups, (void)most, (void)channels, (void)output;
+    return 0;
+}
+#endif
+
+/* sums[0..3] = products of a column with four channels; `groups` of four taps. */
 static void dot_4(const uint32_t *column, const uint8_t *weights, uint32_t groups, int32_t sums[4])
 {
     int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0;
@@ -80,7 +141,6 @@ static void dot_4(const uint32_t *column, const uint8_t *weights, uint32_t group
     }
     sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;
 }
-#endif
 
 void bf_pixel(const struct bf_window *op, const uint8_t *program, const int8_t *input, int8_t *output, void *scratch)
 {
@@ -92,7 +152,12 @@ void bf_pixel(const struct bf_window *op, const uint8_t *program, const int8_t *
         for (uint32_t at = 0; at < op->out_w; at++, x += op->stride_w) {
             const uint8_t *weights = program + op->weights;
             bf_pack_window(op, input, y, x, scratch, 1, stage);
-            for (uint32_t c = 0; c < op->out_c; c += 4, weights += 8 * op->steps) {
+            for (uint32_t c = 0; c < op->out_c;) {
+                uint32_t done = 4 * run_some(scratch, weights, op->steps / 2u, (op->out_c - c) / 4u, channels + c, to);
+                to += done, c += done, weights += done * 2u * op->steps;
+                if (c == op->out_c) {
+                    break;
+                }
                 uint32_t count = op->out_c - c < 4 ? op->out_c - c : 4;
                 int32_t sums[4];
                 dot_4(scratch, weights, op->steps / 2u, sums);
@@ -103,6 +168,7 @@ void bf_pixel(const struct bf_window *op, const uint8_t *program, const int8_t *
                                          ? bf_requantize_dsp(sum, channel->multiplier, channel->rounding, -channel->shift)
                                          : bf_ssat8(bf_requantize(sum, channel, op->out_zero)));
                 }
+                c += count, weights += 8 * op->steps;
             }
         }
     }

@@ -50,29 +50,38 @@ static void gather_any(const int8_t *left, uint32_t left_pitch, const int8_t *ri
     }
 }
 
-/* The same of four channels where `right` is one pixel further than `left`: most of an image. */
-static void gather_four(const int8_t *left, uint32_t pixel, uint32_t pitch, uint32_t rows, uint32_t *to, uint32_t plane)
+/* The same of four channels where `right` is one pixel further than `left`, for several pairs of columns: most of an
+ * image. */
+static void gather_four(const int8_t *first, uint32_t pixel, uint32_t pitch, uint32_t rows, uint32_t columns,
+                        uint32_t height, uint32_t *to, uint32_t plane)
 {
-    const int8_t *right = left + pixel;
-    uint32_t *p0 = to, *p1 = p0 + plane, *p2 = p1 + plane, *p3 = p2 + plane;
-    for (; rows >= 2; rows -= 2, p0 += 2, p1 += 2, p2 += 2, p3 += 2) {
-        uint32_t a = bf_load32(left), b = bf_load32(right);
-        uint32_t c = bf_load32(left + pitch), d = bf_load32(right + pitch);
-        left += 2 * pitch;
-        right += 2 * pitch;
-        uint32_t low = bf_pkhbt_lsl16(a, b), high = bf_pkhtb_asr16(b, a);
-        p0[0] = bf_sxtb16(low);
-        p1[0] = bf_sxtb16_ror8(low);
-        p2[0] = bf_sxtb16(high);
-        p3[0] = bf_sxtb16_ror8(high);
-        low = bf_pkhbt_lsl16(c, d), high = bf_pkhtb_asr16(d, c);
-        p0[1] = bf_sxtb16(low);
-        p1[1] = bf_sxtb16_ror8(low);
-        p2[1] = bf_sxtb16(high);
-        p3[1] = bf_sxtb16_ror8(high);
-    }
-    if (rows) {
-        gather_pairs(left, 0, right, 0, 4, 1, p0, plane);
+    for (; columns > 0; columns--, first += 2 * pixel, to += height) {
+        const int8_t *left = first, *right = first + pixel;
+        uint32_t *p0 = to, *p1 = p0 + plane, *p2 = p1 + plane, *p3 = p2 + plane, *end = to + (rows & ~1u);
+        while (p0 != end) {
+            uint32_t a = bf_load32(left), b = bf_load32(right);
+            uint32_t c = bf_load32(left + pitch), d = bf_load32(right + pitch);
+            left += 2 * pitch;
+            right += 2 * pitch;
+            uint32_t low = bf_pkhbt_lsl16(a, b), high = bf_pkhtb_asr16(b, a);
+            *p0++ = bf_sxtb16(low);
+            *p1++ = bf_sxtb16_ror8(low);
+            *p2++ = bf_sxtb16(high);
+            *p3++ = bf_sxtb16_ror8(high);
+            low = bf_pkhbt_lsl16(c, d), high = bf_pkhtb_asr16(d, c);
+            *p0++ = bf_sxtb16(low);
+            *p1++ = bf_sxtb16_ror8(low);
+            *p2++ = bf_sxtb16(high);
+            *p3++ = bf_sxtb16_ror8(high);
+        }
+        if (rows & 1) {
+            uint32_t a = bf_load32(left), b = bf_load32(right);
+            uint32_t low = bf_pkhbt_lsl16(a, b), high = bf_pkhtb_asr16(b, a);
+            *p0 = bf_sxtb16(low);
+            *p1 = bf_sxtb16_ror8(low);
+            *p2 = bf_sxtb16(high);
+            *p3 = bf_sxtb16_ror8(high);
+        }
     }
 }
 
@@ -99,29 +108,37 @@ void bf_gather(const struct bf_window *op, const int8_t *input, int32_t y, uint3
     int8_t outside[4] = {op->in_zero, op->in_zero, op->in_zero, op->in_zero};
     uint32_t inside = height - above - below;
     const int8_t *rows = input + (y + (int32_t)above) * (int32_t)pitch;
-    for (uint32_t column = 0; column < columns; column++, to += height) {
+    uint32_t from = (op->pad_left + 1u) / 2, end = (op->in_w + (uint32_t)op->pad_left) / 2;
+    end = end > columns ? columns : end; /* pairs from .. end - 1 lie in the image */
+    if (count != 4 || from > end) {
+        from = end = columns;
+    } else if (height == 1 && inside == 1) { /* neighbouring pairs are neighbours in the plane as well */
+        gather_four(rows + (2 * from - op->pad_left) * op->in_c, op->in_c, 2u * op->in_c, end - from, 1, 1, to + from, plane);
+    } else {
+        gather_four(rows + (2 * from - op->pad_left) * op->in_c, op->in_c, pitch, inside, end - from, height,
+                    to + from * height + above, plane);
+    }
+    if (borders) {
+        for (uint32_t column = 0; column < columns && above + below > 0; column++) {
+            fill_rows(zeros, count, above, to + column * height, plane);
+            fill_rows(zeros, count, below, to + column * height + above + inside, plane);
+        }
+    }
+    for (uint32_t column = 0; column < columns; column++) {
+        if (column == from) { /* done above */
+            column = end;
+            if (column == columns) {
+                break;
+            }
+        }
         int32_t x = 2 * (int32_t)column - op->pad_left;
         int has_left = x >= 0 && x < op->in_w, has_right = x + 1 >= 0 && x + 1 < op->in_w;
-        if (borders) {
-            fill_rows(zeros, count, above, to, plane);
-            fill_rows(zeros, count, below, to + above + inside, plane);
-        }
-        if (has_left && has_right && count == 4) {
-            uint32_t run = inside == 1 && height == 1 ? ((uint32_t)op->in_w - (uint32_t)x) / 2 : 1;
-            run = run > columns - column ? columns - column : run;
-            if (run > 1) { /* a single row: neighbouring columns are neighbours in the plane as well */
-                gather_four(rows + x * op->in_c, op->in_c, 2u * op->in_c, run, to, plane);
-                column += run - 1;
-                to += run - 1;
-            } else {
-                gather_four(rows + x * op->in_c, op->in_c, pitch, inside, to + above, plane);
-            }
-        } else if (has_left || has_right) { /* a column outside the image stays at one place */
+        if (has_left || has_right) { /* a column outside the image stays at one place */
             gather_any(has_left ? rows + x * op->in_c : outside, has_left ? pitch : 0,
-                       has_right ? rows + (x + 1) * op->in_c : outside, has_right ? pitch : 0, count, inside, to + above,
-                       plane);
+                       has_right ? rows + (x + 1) * op->in_c : outside, has_right ? pitch : 0, count, inside,
+                       to + column * height + above, plane);
         } else if (borders) {
-            fill_rows(zeros, count, inside, to + above, plane);
+            fill_rows(zeros, count, inside, to + column * height + above, plane);
         }
     }
 }
