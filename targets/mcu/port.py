@@ -13,7 +13,7 @@ from toolchain.errors import BoardfitError, ConfigurationError, DeviceError
 try:
     from termios import error as _TermiosError
 except ImportError:  # Windows
-    _TermiosError = OSError  # type: ignore[misc]
+    _TermiosError = OSError  # type: ignore[assignment, misc]
 
 BAUD: Final = 115200
 # What pyserial raises: SerialException is an OSError; termios.error and a closed port's TypeError are not.
@@ -82,8 +82,11 @@ class SerialPort:
 
     def close(self) -> None:
         """See `Port.close`."""
+        line = getattr(self._serial, "_socket", None)
         with contextlib.suppress(*PORT_FAILURES):
             self._serial.close()
+        if line is not None:  # pyserial forgets to close it where the far end has reset the connection
+            line.close()
 
     def __enter__(self) -> Self:
         return self

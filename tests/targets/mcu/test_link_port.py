@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import sys
 import termios
 import threading
@@ -143,6 +144,19 @@ def test_the_far_end_of_a_socket_goes() -> None:
                 read_on(port, said)
             assert said == b"last words"
         port.close()  # twice is once
+
+
+def test_a_far_end_that_dies_leaves_no_socket_open() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = open_port(f"socket://127.0.0.1:{server.getsockname()[1]}")
+        far = server.accept()[0]
+    line = port._serial._socket
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close by RST
+    far.close()
+    with pytest.raises(DeviceError, match="the line was cut"):
+        read_on(port, bytearray())
+    port.close()
+    assert line.fileno() == -1
 
 
 def test_a_port_that_is_unplugged() -> None:
