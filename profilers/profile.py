@@ -254,7 +254,7 @@ def _profile(
                 failed[task.name] = result.failure or "the target gave no reason"
                 lut.put_many([Row(stack, task.subject, Failure(metric, failed[task.name], remedy))])
             else:
-                lut.put_many([Row(stack, task.subject, found)])
+                lut.put_many([Row(stack, task.subject, each) for each in (found, *result.others)])
                 measured, unstable = measured + 1, unstable + found.unstable
                 if found.metric != metric:  # kept under its own name, but the next run would not find it
                     raise ConfigurationError(

@@ -59,7 +59,7 @@ _LITERT: Final = """\
 _ONNX: Final = """\
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = {threads}
-    session = onnxruntime.InferenceSession(str(MODEL), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(MODEL), options, providers={providers})
     source = session.get_inputs()[0]
     step = source.shape[0] if isinstance(source.shape[0], int) else None
 
@@ -73,12 +73,13 @@ _ONNX: Final = """\
 
 _TORCH: Final = """\
     torch.set_num_threads({threads})
-    network = torch.export.load(MODEL).module()
+    program = torch.export.load(MODEL){move}
+    network = program.module()
 
     def run(batch):
         with torch.inference_mode():
-            parts = [network(torch.from_numpy(batch[i : i + 1])) for i in range(len(batch))]
-        return torch.cat([part[0] if isinstance(part, tuple) else part for part in parts]).numpy()
+            parts = [network(torch.from_numpy(batch[i : i + 1]).to("{device}")) for i in range(len(batch))]
+        return torch.cat([part[0] if isinstance(part, tuple) else part for part in parts]).cpu().numpy()
 
     return run
 """
@@ -100,7 +101,8 @@ def runner_files(
         runtime: "litert", "tflite-runtime", "onnxruntime" or "torch".
         runtime_version: the version that the model was checked with; the requirements pin it.
         threads: of one inference.
-        kernels: of the runtime, as in the stack ("reference" is LiteRT's other choice).
+        kernels: of the runtime, as in the stack ("reference" is LiteRT's other choice; "aten-cuda" and
+            "CUDAExecutionProvider" are on a GPU).
 
     Raises:
         ConfigurationError: another runtime; there is nothing to deploy for it.
@@ -115,11 +117,17 @@ def runner_files(
         resolver = ", experimental_op_resolver_type=OpResolverType.BUILTIN_REF" if reference else ""
         load = _LITERT.format(threads=threads, resolver=resolver)
     elif runtime == "onnxruntime":
-        name, package, layout = "model.onnx", "onnxruntime", _LAYOUT["onnx"]
-        imports, load = "import onnxruntime\n", _ONNX.format(threads=threads)
+        gpu = kernels == "CUDAExecutionProvider"
+        name, layout = "model.onnx", _LAYOUT["onnx"]
+        package = "onnxruntime-gpu" if gpu else "onnxruntime"
+        providers = '["CUDAExecutionProvider", "CPUExecutionProvider"]' if gpu else '["CPUExecutionProvider"]'
+        imports, load = "import onnxruntime\n", _ONNX.format(threads=threads, providers=providers)
     elif runtime == "torch":
         name, package, layout = "model.pt2", "torch", _LAYOUT["pt2"]
-        imports, load = "import torch\n", _TORCH.format(threads=threads)
+        gpu = kernels == "aten-cuda"
+        imports = "import torch\n" + ("from torch.export.passes import move_to_device_pass\n" if gpu else "")
+        move = '\n    program = move_to_device_pass(program, "cuda")' if gpu else ""
+        load = _TORCH.format(threads=threads, move=move, device="cuda" if gpu else "cpu")
     else:
         raise ConfigurationError(
             f"there is nothing to deploy for the runtime {runtime!r}",

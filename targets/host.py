@@ -42,7 +42,7 @@ from targets.session import (
     unknown_option,
     unknown_url,
 )
-from targets.timing import PROTOCOL, AnchorError, Failure, Settings, Timing, measure
+from targets.timing import PROTOCOL, AnchorError, Failure, Sampler, Settings, Timing, measure
 from toolchain.errors import BoardfitError, ConfigurationError, DeviceError, ModelFileError
 from toolchain.files import cache_folder, write_json
 from toolchain.measurement import Evidence, Measurement, Stack
@@ -185,6 +185,7 @@ class HostSession:
         anchor: a model to compare the machine's speed with; None: the first job that loads.
         baseline: the smallest model, for `overhead_us`; None: an empty Python call.
         cache: folder of the lock and of the best anchors.
+        sampler: takes the samples, where this machine's clock is not what times the engine.
         clock, sleep: for tests.
     """
 
@@ -198,6 +199,7 @@ class HostSession:
         anchor: bytes | None,
         baseline: bytes | None,
         cache: Path,
+        sampler: Sampler | None = None,
         clock: Callable[[], int] = time.perf_counter_ns,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
@@ -207,10 +209,11 @@ class HostSession:
         self._anchor = anchor
         self._baseline = baseline
         self._cache = cache
+        self._sampler = sampler
         self._clock = clock
         self._sleep = sleep
         self._loaded: tuple[bytes, Loaded] | None = None
-        self.stack = Stack.of({"target": url, **machine(), **runner.stack, "protocol": PROTOCOL})
+        self.stack = Stack.of({"target": url, **machine(), "protocol": PROTOCOL, **runner.stack})
         self.model_format: ModelFormat = runner.model_format
         self.evidence = Evidence.HOST_WALL
         self.device: Device | None = None
@@ -266,6 +269,7 @@ class HostSession:
                     best_anchor_us=best.value,
                     on_anchor=best.see,
                     cores=self._threads,
+                    sampler=self._sampler,
                     clock=self._clock,
                     sleep=self._sleep,
                 )

@@ -48,11 +48,13 @@ class Result:
         key: the job's.
         measurement: `latency_us` (or `cycles` on a board), or None.
         failure: why there is no measurement, one line; empty when there is one.
+        others: of other metrics, that the same run gave on the way, e.g. memory on a GPU.
     """
 
     key: str
     measurement: Measurement | None
     failure: str = ""
+    others: tuple[Measurement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +227,7 @@ class _Opener(Protocol):
 # not be installed.
 _MODULES: Final[Mapping[str, str]] = {
     "cpu": "targets.host",
+    "cuda": "targets.cuda.session",
     "host": "targets.host",
     "virtual": "targets.mcu.session",
     "serial": "targets.mcu.session",

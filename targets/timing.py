@@ -122,6 +122,9 @@ class Window:
     broken: Mapping[str, str] = field(default_factory=dict)
 
 
+Sampler = Callable[[Mapping[str, Call], Settings, random.Random], Window]
+
+
 def quantile(samples: Sequence[float], percent: float) -> float:
     """The quantile by linear interpolation between order statistics (numpy's default).
 
@@ -214,6 +217,7 @@ def measure(
     best_anchor_us: float | None = None,
     on_anchor: Callable[[float], None] | None = None,
     cores: int = 1,
+    sampler: Sampler | None = None,
     clock: Clock = time.perf_counter_ns,
     sleep: Callable[[float], object] = time.sleep,
     rng: random.Random | None = None,
@@ -233,6 +237,7 @@ def measure(
         best_anchor_us: the least anchor value known from earlier runs on this stack.
         on_anchor: told each window's anchor value, so that the caller can keep the best.
         cores: how many cores to pin to (the engine's threads).
+        sampler: takes the samples of a window; None: `sample_window` with `clock`. A GPU has events of its own.
         clock, sleep, rng: for tests.
 
     Raises:
@@ -246,7 +251,10 @@ def measure(
     def window(calls: Mapping[str, Call]) -> tuple[Window, float]:
         nonlocal best
         with quiet(cores):
-            found = sample_window({**fixed, **calls}, use, rng=shuffler, clock=clock)
+            if sampler is None:
+                found = sample_window({**fixed, **calls}, use, rng=shuffler, clock=clock)
+            else:
+                found = sampler({**fixed, **calls}, use, shuffler)
         for key in fixed:
             if key in found.broken:
                 raise AnchorError(found.broken[key])

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -99,6 +99,21 @@ def preset(specs: Sequence[TensorSpec]) -> list[Array]:
         else:
             values.append(np.asarray(rng.uniform(-1, 1, spec.shape), dtype=spec.dtype))
     return values
+
+
+def with_batch(spec: TensorSpec, batch: int) -> TensorSpec:
+    """The input of a model of one sample, or of any batch, when it runs on `batch` samples at once.
+
+    Raises:
+        ModelFileError: the model was made for another batch.
+    """
+    if batch == 1:
+        return spec
+    if not spec.shape or spec.shape[0] != 1:
+        raise ModelFileError(
+            f"input {spec.name!r} of the model is {spec.shape}: made for another batch than 1 or {batch}"
+        )
+    return replace(spec, shape=(batch, *spec.shape[1:]), any_batch=False)
 
 
 def version(distribution: str) -> str:

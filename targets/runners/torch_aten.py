@@ -1,4 +1,4 @@
-"""torch as an engine, from .pt2 files; never through their pickles, which would run code."""
+"""torch as an engine, on the CPU or a GPU, from .pt2 files; never through their pickles, which would run code."""
 
 from __future__ import annotations
 
@@ -7,20 +7,28 @@ import json
 import logging
 import zipfile
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from targets.runners.common import TensorSpec, missing, preset, refused, run_batched, version
+from targets.runners.common import TensorSpec, missing, preset, refused, run_batched, version, with_batch
 from targets.session import Array, ModelFormat
 from toolchain.errors import ModelFileError
 
+# ATen calls that are given a whole shape.
+_SHAPED: Final = (["aten", "reshape"], ["aten", "view"], ["aten", "expand"])
+
 
 class TorchRunner:
-    """torch on the CPU, from .pt2 files (`torch.export.save`): the exported graph's ATen calls, in inference mode.
+    """torch, from .pt2 files (`torch.export.save`): the exported graph's ATen calls, in inference mode.
 
     The graph runs without the guards and the argument flattening that `ExportedProgram.module()` adds: they cost
     four times a small convolution. The number of threads is the process's until `close`.
+
+    Args:
+        threads: of one inference on the CPU.
+        device: where the model runs, as torch names it: "cpu", "cuda:0".
+        batch: samples of one inference; files are of one sample.
 
     Raises:
         DeviceError: torch is not installed.
@@ -28,18 +36,20 @@ class TorchRunner:
 
     model_format: ModelFormat = "pt2"
 
-    def __init__(self, *, threads: int = 1) -> None:
+    def __init__(self, *, threads: int = 1, device: str = "cpu", batch: int = 1) -> None:
         try:
             import torch
         except ImportError as error:
             raise missing("torch", "torch", "train", error) from error
         self._torch = torch
+        self._device = device
+        self._batch = batch
         self._before: int | None = torch.get_num_threads()
         torch.set_num_threads(threads)
         self.stack = {
             "runtime": "torch",
             "runtime_version": version("torch"),
-            "kernels": "aten",
+            "kernels": "aten" if device == "cpu" else "aten-cuda",
             "threads": str(threads),
         }
 
@@ -50,7 +60,11 @@ class TorchRunner:
         log.setLevel(logging.CRITICAL)  # it logs a whole traceback before it raises
         try:
             program = self._torch.export.load(io.BytesIO(clean))
-            return TorchModel(self._torch, program)
+            if self._device != "cpu":
+                from torch.export.passes import move_to_device_pass
+
+                program = move_to_device_pass(program, self._device)
+            return TorchModel(self._torch, program, self._device, self._batch)
         except ModelFileError:
             raise
         except Exception as error:  # damaged files end in whatever the parser stumbles over
@@ -68,34 +82,53 @@ class TorchRunner:
 class TorchModel:
     """An exported program with one output."""
 
-    def __init__(self, torch: Any, program: Any) -> None:
+    def __init__(self, torch: Any, program: Any, device: str = "cpu", batch: int = 1) -> None:
         self._torch = torch
+        self._device = device
         wanted = set(program.graph_signature.user_inputs)
         found = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in wanted]
-        self.inputs = tuple(_torch_spec(torch, node) for node in found)
+        self.inputs = tuple(with_batch(_torch_spec(torch, node), batch) for node in found)
         module = program.module(check_guards=False)
+        if batch > 1:
+            _open_batch(module.graph)
         module.graph.set_codegen(torch.fx.graph.CodeGen())
         module.recompile()
         self._forward = module.forward
-        values = tuple(torch.from_numpy(value) for value in preset(self.inputs))
+        values = tuple(torch.from_numpy(value).to(device) for value in preset(self.inputs))
         forward, mode = self._forward, torch.inference_mode
 
-        def invoke() -> object:
+        def invoke() -> Any:
             with mode():
                 return forward(*values)
 
         self.invoke: Callable[[], object] = invoke
-        invoke()  # a graph that cannot run is refused now, not in the middle of a window
+        result = invoke()  # a graph that cannot run is refused now, not in the middle of a window
+        first = result[0] if isinstance(result, (tuple, list)) else result
+        if batch > 1 and len(first) != batch:
+            raise ModelFileError(f"the model gives {len(first)} outputs for a batch of {batch}")
 
     def run(self, *inputs: Array) -> Array:
         def once(parts: Sequence[Array]) -> Array:
             with self._torch.inference_mode():
-                result = self._forward(*(self._torch.from_numpy(part) for part in parts))
+                result = self._forward(*(self._torch.from_numpy(part).to(self._device) for part in parts))
             first = result[0] if isinstance(result, (tuple, list)) else result
-            out: Array = first.numpy().copy()
+            out: Array = first.cpu().numpy().copy()
             return out
 
         return run_batched("torch", self.inputs, inputs, once)
+
+
+def _open_batch(graph: Any) -> None:
+    """Let a graph that was exported for one sample take more: the batch stands as a 1 in shapes to reshape to.
+
+    -1 means "what is left" to reshape and view, "as it is" to expand. What else depends on the batch fails when run.
+    """
+    for node in graph.nodes:
+        name = str(node.target)
+        if node.op == "call_function" and name.split(".")[:2] in _SHAPED:
+            shape = node.args[1]
+            if shape and shape[0] == 1 and -1 not in shape:
+                node.args = (node.args[0], [-1, *shape[1:]], *node.args[2:])
 
 
 def _without_pickles(data: bytes) -> bytes:

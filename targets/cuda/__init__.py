@@ -1,0 +1,1 @@
+"""NVIDIA GPUs as targets: `cuda:torch`, `cuda:onnxruntime` (docs/gpu.md)."""
