@@ -1,6 +1,6 @@
 """ConNAS and the loss-based methods of its paper on NATS-Bench, searched by table (docs/connas.md has the figures).
 
-    BOARDFIT_DATA=folder python benchmarks/bench_connas.py [--seeds 5] [--quick] [--json FILE] [--plots FOLDER]
+    BOARDFIT_DATA=folder python benchmarks/bench_connas.py [--seeds 5] [--quick] [--paper-schedule] [--json FILE]
 
 Needs nats_bench_tss and nb201_latency_help. No supernet is trained: gradients are those of the expected 12-epoch
 validation accuracy on CIFAR-10, by the benchmark's table, and so exact up to the relaxation's noise. Errors are
@@ -17,25 +17,31 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.nats_batched import Found, Run, search_batch
 from benchmarks.nats_bench import DATASETS, Nats, available, read
 from toolchain.report.plots import plot_search
 from toolchain.search.connas_config import ConnasConfig
-from toolchain.search.connas_table import search_table
+from toolchain.search.connas_table import TableOutcome, search_table
 from toolchain.search.trace import epochs_of
 from toolchain.spaces.nasbench201 import NasBench201, all_cells, all_widths, size_params, size_peak_bytes
 
+STEPS, PAPER_STEPS = 5, 391  # alpha steps an epoch; 25,000 images in batches of 64
 RESCALES = (1.2, 1.5, 2.0, 5.0, 10.0)
 WEIGHTS = (0.5, 1.0, 1.5)
 # Options are compared where budgets interact and where they are tight.
 HARD = ("params", "params+flops", "raspi4 10%", "pixel3 10%")
+TABLES = {
+    "methods": "ConNAS (R 1.2) and loss-based methods (weight 1)",
+    "rescale": "ConNAS by rescale factor",
+    "weights": "loss-based methods by weight",
+}
 PENALTIES = ("summed", "multiplied", "piecewise")
 # ConNAS, Table 2 and appendices B and C: points below the best feasible network on the three test sets, and runs of 5
 # within the budgets. Where not all were, the paper gives no error.
@@ -85,18 +91,16 @@ class Outcome:
     architecture: tuple[int, ...]
 
 
-def reduced(seed: int, **changes: Any) -> ConnasConfig:
-    """The paper's epochs and temperatures with 5 alpha steps an epoch instead of 391, and steps 50 times as long.
+def settings(seed: int, paper: bool = False, **changes: Any) -> ConnasConfig:
+    """The paper's (appendix D.1), or its epochs and temperatures with 5 steps an epoch for 391, 50 times as long.
 
-    Adam forgets over a thousand steps, which is most of such a run, so the direction turns its update (docs/connas.md).
+    Adam forgets over a thousand steps, which is most of such a run, so there the direction turns its update.
     """
-    base: dict[str, Any] = {"alpha_learning_rate": 0.05, "turn": "update", "epsilon": 1.0}
+    base: dict[str, Any] = {} if paper else {"alpha_learning_rate": 0.05, "turn": "update", "epsilon": 1.0}
     return ConnasConfig(seed=seed, **{**base, **changes})
 
 
-def jobs(
-    constraints: Sequence[str], part: Literal["methods", "rescale", "weights", "options"]
-) -> Iterator[Job]:
+def jobs(constraints: Sequence[str], part: str) -> Iterator[Job]:
     """The settings of one table."""
     for name in constraints:
         if part == "methods":
@@ -104,13 +108,12 @@ def jobs(
             for penalty in PENALTIES:
                 yield Job(name, f"{penalty} 1", {"enforce": penalty, "penalty_weight": 1.0})
         elif part == "rescale":
-            for rescale in RESCALES[1:]:
+            for rescale in RESCALES:
                 yield Job(name, f"R {rescale:g}", {"rescale": rescale})
         elif part == "weights":
             for penalty in PENALTIES:
-                for weight in (w for w in WEIGHTS if w != 1.0):
-                    settings = {"enforce": penalty, "penalty_weight": weight}
-                    yield Job(name, f"{penalty} {weight:g}", settings)
+                for weight in WEIGHTS:
+                    yield Job(name, f"{penalty} {weight:g}", {"enforce": penalty, "penalty_weight": weight})
         elif name in HARD:
             yield Job(name, "DARTS", {"relaxation": "darts"})
             yield Job(name, "ProxylessNAS", {"relaxation": "proxyless"})
@@ -120,22 +123,9 @@ def jobs(
             yield Job(name, "most violated", {"constraints": "most_violated"})
 
 
-_NATS: list[Nats] = []
-
-
-def _start(folder: str) -> None:
-    torch.set_num_threads(1)
-    _NATS.append(read(Path(folder)))
-
-
-def run(job: Job, seed: int, steps: int = 5) -> Outcome:
-    """One search by table."""
-    nats = _NATS[0]
-    budgets = nats.constraints()[job.constraint]
-    within = nats.within(budgets)
-    found = search_table(
-        nats.cost, nats.searched, budgets, config=reduced(seed, **job.settings), steps_per_epoch=steps
-    )
+def outcome(nats: Nats, job: Job, seed: int, found: Found | TableOutcome) -> Outcome:
+    """A run judged by what no search has seen."""
+    within = nats.within(nats.constraints()[job.constraint])
     return Outcome(
         job.constraint,
         job.method,
@@ -143,9 +133,35 @@ def run(job: Job, seed: int, steps: int = 5) -> Outcome:
         found.feasible,
         found.kept,
         tuple(float(t[within].max() - t[found.architecture]) for t in nats.test.values()),
-        100 * float(nats.searched[within].max() - found.accuracy),
+        100 * float(nats.searched[within].max() - nats.searched[found.architecture]),
         found.architecture,
     )
+
+
+def run_together(nats: Nats, jobs_: Sequence[Job], seeds: Sequence[int], paper: bool) -> list[Outcome]:
+    """All jobs with all seeds in lock-step."""
+    constraints = nats.constraints()
+    pairs = [(job, seed) for job in jobs_ for seed in seeds]
+    runs = [
+        Run(tuple(constraints[job.constraint]), settings(seed, paper, **job.settings)) for job, seed in pairs
+    ]
+    found = search_batch(nats, runs, PAPER_STEPS if paper else STEPS)
+    return [outcome(nats, job, seed, f) for (job, seed), f in zip(pairs, found, strict=True)]
+
+
+def run_alone(nats: Nats, jobs_: Sequence[Job], seeds: Sequence[int]) -> list[Outcome]:
+    """One after the other by `search_table`, for settings that lock-step does not know."""
+    constraints = nats.constraints()
+    return [
+        outcome(
+            nats, job, seed,
+            search_table(
+                nats.cost, nats.searched, constraints[job.constraint],
+                config=settings(seed, **job.settings), steps_per_epoch=STEPS,
+            ),
+        )
+        for job in jobs_ for seed in seeds
+    ]  # fmt: skip
 
 
 def counts() -> bool:
@@ -198,12 +214,14 @@ def draw(nats: Nats, folder: Path) -> None:
     """Pictures of one ConNAS run and of the loss-based ones under the same two budgets."""
     name = "params+flops"
     budgets = nats.constraints()[name]
-    for label, settings in (
+    for label, changes in (
         ("connas", {}),
         ("summed", {"enforce": "summed"}),
         ("piecewise", {"enforce": "piecewise", "penalty_weight": 0.5}),
     ):
-        found = search_table(nats.cost, nats.searched, budgets, config=reduced(0, **settings))
+        found = search_table(
+            nats.cost, nats.searched, budgets, config=settings(0, **changes), steps_per_epoch=STEPS
+        )
         plot_search(epochs_of(found.history), budgets, folder / f"search-{label}", title=f"{label}, {name}")
 
 
@@ -222,11 +240,16 @@ def main() -> int:
     """Print the tables beside the paper's figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="the paper's three constraints and one seed")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--plots", type=Path)
+    parser.add_argument(
+        "--quick", action="store_true", help="the paper's three constraints and one seed, no options"
+    )
+    parser.add_argument(
+        "--paper-schedule", action="store_true", help="58,650 alpha steps a run, ConNAS alone"
+    )
+    parser.add_argument("--json", type=Path, help="every run")
+    parser.add_argument("--plots", type=Path, help="folder for pictures of three searches")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
     exact = counts()
     folder = os.environ.get("BOARDFIT_DATA")
     if not folder or not available(Path(folder)):
@@ -238,20 +261,21 @@ def main() -> int:
     if arguments.quick:
         names = names[:3]
     outcomes: list[Outcome] = []
-    with ProcessPoolExecutor(arguments.workers, initializer=_start, initargs=(folder,)) as pool:
-        for part, title in (
-            ("methods", "ConNAS (R 1.2) and loss-based methods (weight 1)"),
-            ("rescale", "ConNAS by rescale factor"),
-            ("weights", "loss-based methods by weight"),
-            ("options", "ConNAS by relaxation and option"),
-        ):
-            waiting = [pool.submit(run, job, seed) for job in jobs(names, part) for seed in seeds]  # type: ignore[arg-type]
-            found = [future.result() for future in waiting]
+    if arguments.paper_schedule:
+        own = [job for job in jobs(names, "methods") if job.method == "ConNAS"]
+        outcomes += run_together(nats, own, seeds, paper=True)
+        table("ConNAS with the paper's own schedule and settings", outcomes)
+    else:
+        for part, title in TABLES.items():
+            found = run_together(nats, list(jobs(names, part)), seeds, paper=False)
             table(title, found)
-            sys.stdout.flush()
             outcomes += found
-            if arguments.json:
-                arguments.json.write_text(json.dumps([asdict(o) for o in outcomes], indent=1))
+        if not arguments.quick:
+            found = run_alone(nats, list(jobs(names, "options")), seeds[:3])
+            table("ConNAS by relaxation and option, 3 seeds", found)
+            outcomes += found
+    if arguments.json:
+        arguments.json.write_text(json.dumps([asdict(o) for o in outcomes], indent=1))
     if arguments.plots:
         draw(nats, arguments.plots)
     met = goal_met(outcomes)
