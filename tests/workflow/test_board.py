@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from profilers.lut import Lut, Network
+from profilers.profile import operator_writer
 from profilers.single import CONSTANT_NETWORKS
 from targets.mcu import session as boards
 from targets.mcu.session import BoardSession
@@ -18,6 +19,7 @@ from targets.session import Job, Result, describe
 from tests.workflow.projects import make_project
 from toolchain.cli import main
 from toolchain.errors import ConfigurationError, DeviceError, InfeasibleError, LutError, VerificationError
+from toolchain.graph import Operator
 from toolchain.graph.integer_reference import run_int8
 from toolchain.measurement import Evidence
 from toolchain.units import Budget
@@ -30,6 +32,7 @@ from toolchain.workflow.profile import calibration_networks, profile
 from toolchain.workflow.project import Project, open_project
 from toolchain.workflow.run import RunOutcome, run
 from toolchain.workflow.search import search
+from toolchain.workflow.sessions import open_session
 
 for name in ("unicorn", "capstone", "serial", "elftools"):
     pytest.importorskip(name, reason=f"a virtual board needs {name}")
@@ -120,6 +123,34 @@ def check(project: Project, outcome: RunOutcome) -> None:
     assert (place / "firmware.bin").stat().st_size == device.firmware_flash_bytes
     assert int(deployed.details["stack_bytes"]) < device.firmware_ram_bytes
     assert deployed.note.startswith("no hardware was used")
+
+
+def test_a_deployment_on_a_board_is_taken_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The slot runs what lies in the folder; what is of other firmware is refused."""
+    place = tmp_path / "product"
+    with open_session(URL, "int8") as session:
+        write = operator_writer(session.model_format)
+        models = [write(Operator.parse(f"fully_connected 4->{n} none int8")) for n in (2, 3)]
+        x = np.zeros((1, 4), np.int8)
+        for model in models:
+            session.deploy(model, place)
+        assert (place / "model.bfp").read_bytes() == models[1]
+        assert session.undo(place) == str(place)
+        assert (place / "model.bfp").read_bytes() == models[0]
+        assert isinstance(session, BoardSession)
+        assert session._loaded == models[0]
+        assert session.run(models[0], x).size == 2
+        session.undo(place)
+        assert (place / "model.bfp").read_bytes() == session._loaded == models[1]
+        (tmp_path / "product.previous" / "firmware.bin").write_bytes(b"another")
+        with pytest.raises(ConfigurationError, match="was deployed with other firmware"):
+            session.undo(place)
+        (tmp_path / "product.previous" / "model.bfp").unlink()
+        with pytest.raises(ConfigurationError, match="holds no model of this runtime"):
+            session.undo(place)
+        assert (place / "model.bfp").read_bytes() == session._loaded == models[1]
+        with pytest.raises(ConfigurationError, match="nothing to go back to"):
+            session.undo(tmp_path / "elsewhere")
 
 
 def test_the_table_prices_whole_networks(profiled: Project) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from toolchain.errors import BudgetError, ConfigurationError, DeviceError, Verif
 from toolchain.graph import Graph
 from toolchain.graph.graph import Array
 from toolchain.graph.integer_reference import run_int8
+from toolchain.graph.tflite_reader import read_tflite
 from toolchain.measurement import Evidence, Measurement
 from toolchain.report.comparison import raise_for_budgets
 from toolchain.workflow import deploy as stage
@@ -184,3 +187,47 @@ def test_a_slow_phase_is_measured_again(anchors: list[float], value: float, left
     assert found.value == value
     assert found.unstable == (value != 2.0)
     assert len(session.anchors) == left
+
+
+# --- taking a deployment back ----------------------------------------------------------------------------------------
+
+
+def test_undo_puts_back_what_stood_there(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = finished / "results" / "deployed"
+    (place / "mine").write_text("first")
+    deploy(open_project(finished))
+    assert not (place / "mine").exists()
+    assert main(["deploy", "--undo", "-C", str(finished)]) == 0
+    assert f"cpu-litert: what stood there before stands again in {place}" in capsys.readouterr().out
+    assert (place / "mine").read_text() == "first"
+    assert open_project(finished).latest("deploy") is None  # it described what does not stand there any more
+    assert main(["deploy", "--undo", "-C", str(finished), "--json"]) == 0  # and back again
+    document = json.loads(capsys.readouterr().out)
+    assert (document["kind"], document["places"]) == ("undo", {"cpu-litert": str(place)})
+    assert not (place / "mine").exists()
+
+
+def test_undo_where_nothing_stood_before(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path.name: path.read_bytes() for path in (finished / "results" / "deployed").iterdir()}
+    assert main(["deploy", "--undo", "-C", str(finished)]) == 3
+    shown = capsys.readouterr()
+    assert "there is nothing to go back to" in shown.err
+    assert not shown.out
+    assert {path.name: path.read_bytes() for path in (finished / "results" / "deployed").iterdir()} == before
+    assert open_project(finished).latest("deploy") is not None
+    assert main(["deploy", "--undo", "-C", str(finished), "--place", str(finished / "nowhere")]) == 3
+
+
+def test_what_goes_along_with_the_model(finished: Path) -> None:
+    """Class names, and samples that the documented command runs as they are."""
+    project = open_project(finished)
+    place = finished / "results" / "deployed"
+    assert (place / "labels.txt").read_text() == "".join(f"{name}\n" for name in project.data.classes)
+    inputs = np.load(place / "inputs.npy")
+    assert (inputs.dtype, inputs.shape) == (np.int8, (stage.SAMPLES, 8, 8, 1))
+    command = [sys.executable, "run_model.py", "inputs.npy", "outputs.npy"]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    graph = read_tflite((place / "model.tflite").read_bytes())
+    found = np.load(place / "outputs.npy").reshape(stage.SAMPLES, -1)
+    assert np.abs(found.astype(int) - run_int8(graph, inputs).reshape(stage.SAMPLES, -1)).max() <= 2
