@@ -7,13 +7,14 @@ BIN := $(VENV)/bin
 TORCH_ARGS ?=
 READY := $(VENV)/.ready
 
-.PHONY: help setup debian demo test test-slow check bench bench-binas bench-kernels bench-board bench-linux format clean test-arm64
+.PHONY: help setup debian demo test test-slow check bench bench-binas bench-connas bench-kernels bench-board bench-linux format clean test-arm64
 help:
 	@echo "make demo       the whole loop on a virtual board: profile, search, train, export, deploy, compare (minutes)"
 	@echo "make test       unit and end-to-end tests        make test-slow  the slower ones"
 	@echo "make test-arm64 the way over SSH to an emulated aarch64 board (makes its user land: 230 MB in the cache folder)"
 	@echo "make check      ruff, mypy, import contracts     make bench      export, LUT and pricing figures"
 	@echo "make bench-binas  exact selection and accuracy estimators against their peers"
+	@echo "make bench-connas  gradient search on NATS-Bench beside loss-based methods (BOARDFIT_DATA: folder of its tables)"
 	@echo "make bench-kernels  cycles per MAC of the firmware's kernels    make bench-board  tables and predictions on a virtual board"
 	@echo "make debian     optional: ARM GCC, QEMU and flashing tools from Debian (as root); pip alone is enough without them"
 
@@ -82,6 +83,9 @@ bench-binas: $(READY)
 	$(BIN)/python benchmarks/bench_estimators.py
 	[ -z "$$BOARDFIT_DATA" ] || $(BIN)/python benchmarks/bench_ofa.py
 	[ -z "$$BOARDFIT_DATA" ] || $(BIN)/python benchmarks/bench_nas_bench_macro.py
+
+bench-connas: $(READY)
+	$(BIN)/python -m benchmarks.bench_connas
 
 bench-kernels: $(READY)
 	$(BIN)/python benchmarks/bench_kernels.py
