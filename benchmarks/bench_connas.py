@@ -1,6 +1,6 @@
 """ConNAS and the loss-based methods of its paper on NATS-Bench, searched by table (docs/connas.md has the figures).
 
-    BOARDFIT_DATA=folder python benchmarks/bench_connas.py [--seeds 5] [--quick] [--paper-schedule] [--json FILE]
+    BOARDFIT_DATA=folder python -m benchmarks.bench_connas [--seeds 5] [--quick] [--paper-schedule] [--json FILE]
 
 Needs nats_bench_tss and nb201_latency_help. No supernet is trained: gradients are those of the expected 12-epoch
 validation accuracy on CIFAR-10, by the benchmark's table, and so exact up to the relaxation's noise. Errors are

@@ -1,7 +1,7 @@
 """ConNAS on a NAS-Bench-201 supernet that really trains; its winner is looked up in NATS-Bench where the table is.
 
-    python benchmarks/nas_bench_201_supernet.py [--epochs 8] [--plots FOLDER]
-    BOARDFIT_DATA=folder python benchmarks/nas_bench_201_supernet.py --recipe paper --device cuda --data cifar10.npz
+    python -m benchmarks.nas_bench_201_supernet [--epochs 8] [--plots FOLDER]
+    BOARDFIT_DATA=folder python -m benchmarks.nas_bench_201_supernet --recipe paper --device cuda --data cifar10.npz
 
 The short form takes 8x8 digits and minutes on a CPU: it proves the code, and says nothing about NATS-Bench. The paper's
 recipe (appendix D.1) is 150 epochs on half of CIFAR-10's 50,000 training images, the other half for alphas and choice,
