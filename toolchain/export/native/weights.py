@@ -40,7 +40,8 @@ PLANE_BYTES: Final = 4096  # the same for the planes of four channels
 CACHE_BYTES: Final = 128
 # Beyond these a sum takes the 64-bit requantisation: firmware/kernels/requantize.h.
 SUM_LIMIT: Final = 1 << 30
-PRESCALED_SHIFT: Final = 11  # BF_PRESCALED_SHIFT of firmware/kernels/dsp.h: right shifts of 4 to 10 for weights of 8 bits
+# BF_PRESCALED_SHIFT of firmware/kernels/dsp.h: it serves right shifts of 4 to 10 where weights take 8 bits.
+PRESCALED_SHIFT: Final = 11
 WINOGRAD_CHANNELS: Final = 3640  # beyond, four times a sum without its bias might not be an int32
 _LARGEST: Final = (1 << 16) - 1  # fields of struct bf_window are uint16
 
