@@ -1,29 +1,48 @@
-"""Cycles per MAC of the weighted kernels on a Cortex-M4, for the layers of ResNet8, DS-CNN and the autoencoder.
+"""Cycles of the kernels on a Cortex-M4: per MAC for the layers of ResNet8, DS-CNN and others, and of whole networks.
 
 Estimated: an emulator runs the compiled kernels and counts by the core's instruction table at zero wait states
 (targets/mcu/virtual/cycles.py); no hardware is used. Every output is compared with the integer reference.
-The column tflm is the same layer in a user's TensorFlow Lite Micro (docs/tflm-runtime.md), where one is named.
+A 3x3 convolution with stride 1 has a second row, by Winograd's algorithm. Whole networks are MLPerf Tiny's, where
+BOARDFIT_DATA names a folder with them: direct, with every convolution by Winograd that offers it, and as `choose_plan`
+has it; with bytes of program and arena. The column tflm is the same layer or network in a user's TensorFlow Lite Micro
+(docs/tflm-runtime.md), where one is named.
 Usage: python benchmarks/bench_kernels.py [gcc|zig ...]
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from profilers.single import operator_inputs, operator_model
+from targets.mcu.board import load_board
+from targets.mcu.build import build_firmware
+from targets.mcu.link import BoardLink
+from targets.mcu.port import SerialPort
 from targets.mcu.tflm import find_library
-from tests.firmware.tflm_board import TflmBoard, differing
+from targets.mcu.virtual.machine import VirtualMachine
+from targets.mcu.virtual.part import part_of
+from targets.mcu.virtual.protocol_virtual import VirtualSerial
+from tests.firmware.tflm_board import BOARD, TflmBoard, differing
 from tests.firmware.weighted import layer_of
 from tests.firmware.weighted_core import Core
+from toolchain.export.native.footprint import arena_bytes
 from toolchain.export.native.layout import Isa
-from toolchain.export.native.weights import weighted_footprint
+from toolchain.export.native.plan import DIRECT, Plan, choose_plan
+from toolchain.export.native.weights import algorithms, weighted_footprint
+from toolchain.export.native.writer import write_program
 from toolchain.export.tflite_writer import write_tflite
-from toolchain.graph import Operator
+from toolchain.graph import Graph, Operator
 from toolchain.graph.integer_reference import run_int8
+from toolchain.graph.operator import WEIGHTED
+from toolchain.graph.tflite_reader import read_tflite
 
 LAYERS = {
     "ResNet8": (
@@ -49,6 +68,8 @@ LAYERS = {
         "depthwise_conv2d 48x48x16->24x24x16 k3x3 s2x2 same relu6 int8",
         "depthwise_conv2d 12x12x64->12x12x64 k5x5 s1x1 same none int8",
         "conv2d 1x128x16->1x128x32 k1x3 s1x1 same relu int8",
+        "depthwise_conv2d 1x256x32->1x256x32 k1x3 s1x1 same relu int8",
+        "depthwise_conv2d 1x256x32->1x128x32 k1x3 s1x2 same relu int8",
         "depthwise_conv2d 1x128x32->1x128x32 k1x9 s1x1 same relu int8",
         "fully_connected 640->128 relu int8",
         "fully_connected 128->128 relu int8",
@@ -79,22 +100,85 @@ def main(compilers: list[str], isa: Isa = "dsp") -> None:
             for signature in signatures:
                 op = Operator.parse(signature)
                 graph = operator_model(op)
-                layer = layer_of(graph)
                 (x,) = operator_inputs(graph)
                 expected = run_int8(graph, x)
-                words = []
-                for core in cores.values():
-                    got = core.run(layer, isa, x, count=True)
-                    if (got != expected).any():
-                        raise SystemExit(f"{signature}: differs from the reference")
-                    words.append(f"{core.cycles:>10} {core.cycles / op.macs:>8.3f}")
-                if peer:
-                    model = write_tflite(graph)
-                    (ticks,) = peer.time(model)[2]
-                    words.append(f"{ticks:>10} {ticks / op.macs:>8.3f}")
-                    count, largest = differing(peer, model, expected, x)
-                    words += [f"{count} outputs differ by up to {largest}"] if count else []
-                print(f"{signature:72} {op.macs:>9} {weighted_footprint(op, isa).scratch_bytes:>9}", *words)
+                for algorithm in algorithms(op, isa):
+                    layer, words = layer_of(graph, algorithm), []
+                    for core in cores.values():
+                        got = core.run(layer, isa, x, count=True)
+                        if (got != expected).any():
+                            raise SystemExit(f"{signature} {algorithm}: differs from the reference")
+                        words.append(f"{core.cycles:>10} {core.cycles / op.macs:>8.3f}")
+                    if peer and algorithm == "direct":
+                        model = write_tflite(graph)
+                        (ticks,) = peer.time(model)[2]
+                        words.append(f"{ticks:>10} {ticks / op.macs:>8.3f}")
+                        count, largest = differing(peer, model, expected, x)
+                        words += [f"{count} outputs differ by up to {largest}"] if count else []
+                    name = signature if algorithm == "direct" else f"{signature}, {algorithm}"
+                    scratch = weighted_footprint(op, isa, algorithm).scratch_bytes
+                    print(f"{name:72} {op.macs:>9} {scratch:>9}", *words)
+        networks(compilers, isa, peer)
+
+
+def networks(compilers: list[str], isa: Isa, peer: TflmBoard | None) -> None:
+    """Print a row per network, plan and compiler; the output of every run is compared with the reference."""
+    folder = os.environ.get("BOARDFIT_DATA")
+    if not folder:
+        print("BOARDFIT_DATA is not set: no whole networks")
+        return
+    print(f"{'whole network':24} {'plan':24} {'program B':>9} {'arena B':>9}", "cycles")
+    for name in ("ic01_resnet8_int8", "kws01_dscnn_int8"):
+        [path] = Path(folder).rglob(f"{name}.tflite")
+        graph = read_tflite(path.read_bytes())
+        shape = graph.tensors[graph.inputs[0]].shape
+        x = np.random.default_rng(0).integers(-128, 128, shape).astype(np.int8)
+        expected = run_int8(graph, x).tobytes()
+        for title, plan in plans(graph, isa).items():
+            program = write_program(graph, isa, plan=plan)
+            cycles = []
+            for compiler in compilers:
+                link = virtual_board(compiler)
+                link.write_slot(0, program)
+                link.open_model(0, len(program))
+                link.set_input(x.tobytes(), 0)
+                cycles.append(link.run(0, 1).min_ticks)
+                if b"".join(link.outputs()) != expected:
+                    raise SystemExit(f"{name}, {title}: differs from the reference")
+            words = " ".join(
+                f"{compiler} {count:,}" for compiler, count in zip(compilers, cycles, strict=True)
+            )
+            print(f"{name:24} {title:24} {len(program):>9} {arena_bytes(graph, isa, plan=plan):>9}", words)
+        if peer:
+            print(
+                f"{name:24} {'tflm':24} {path.stat().st_size:>9} {'':>9}",
+                f"{peer.time(path.read_bytes())[1].min_ticks:,}",
+            )
+
+
+def plans(graph: Graph, isa: Isa) -> dict[str, Plan]:
+    """Name -> plan, without equal ones."""
+    every = frozenset(
+        index
+        for index, node in enumerate(graph.nodes)
+        if node.operator.kind in WEIGHTED and len(algorithms(node.operator, isa)) > 1
+    )
+    found = {"direct": DIRECT, "winograd": Plan(every), "chosen without limits": choose_plan(graph, isa)}
+    return {
+        name: plan
+        for name, plan in found.items()
+        if plan not in list(found.values())[: list(found).index(name)]
+    }
+
+
+def virtual_board(compiler: str) -> BoardLink:
+    """A board whose ticks are core cycles at zero wait states."""
+    part = part_of(load_board(BOARD))
+    assert part.model is not None
+    part = replace(part, model=replace(part.model, k=1.0, a=0.0))
+    machine = VirtualMachine(part, build_firmware(BOARD, compiler=compiler).elf)
+    url = f"virtual:{BOARD}"
+    return BoardLink(SerialPort(url, VirtualSerial(url, machine=machine, timeout=0.02)))
 
 
 if __name__ == "__main__":
