@@ -7,9 +7,10 @@ BIN := $(VENV)/bin
 TORCH_ARGS ?=
 READY := $(VENV)/.ready
 
-.PHONY: help setup debian demo test test-slow check bench bench-binas bench-connas bench-kernels bench-board bench-linux format clean test-arm64
+.PHONY: help setup debian demo test test-slow check bench bench-binas bench-connas bench-kernels bench-board bench-linux motor-quick format clean test-arm64
 help:
 	@echo "make demo       the whole loop on a virtual board: profile, search, train, export, deploy, compare (minutes)"
+	@echo "make motor-quick  condition monitoring of motors: simulated data, search, a virtual STM32G0 (under ten minutes)"
 	@echo "make test       unit and end-to-end tests        make test-slow  the slower ones"
 	@echo "make test-arm64 the way over SSH to an emulated aarch64 board (makes its user land: 230 MB in the cache folder)"
 	@echo "make check      ruff, mypy, import contracts     make bench      export, LUT and pricing figures"
@@ -33,6 +34,13 @@ debian:
 	  echo "already installed: $(DEBIAN)"; \
 	else { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEBIAN) >/dev/null; } \
 	  || echo "skipped: Debian's packages cannot be had here ($(DEBIAN))"; fi
+
+# Condition monitoring from simulated data to a virtual STM32G0 (docs/motor.md).
+motor-quick: $(READY)
+	@mkdir -p motor
+	@test -f motor/boardfit.toml || cp examples/motor/boardfit.toml motor/
+	$(BIN)/python examples/motor/simulator.py motor/motor.npz
+	$(BIN)/boardfit run --project motor
 
 demo: $(READY)
 	@mkdir -p demo

@@ -15,6 +15,7 @@ import numpy as np
 from torch import nn
 
 from toolchain.errors import ConfigurationError
+from toolchain.graph.chain import Arc, Chain
 from toolchain.graph.operator import Shape
 from toolchain.spaces.blocks import conv_bn_relu_1d, pooled_linear
 from toolchain.spaces.space import Architecture, Candidate, Choice, Space
@@ -147,6 +148,28 @@ def count_within(space: ConNAS1d, weight_bytes: int, peak_bytes: int) -> int:
         if room >= 0:
             total += int(counts[: room + 1].sum())
     return total
+
+
+def paper_chain(space: ConNAS1d) -> Chain:
+    """The space with its `paper_tables` sizes on the arcs, for cost models and exact selection: parameters in float32
+    are an arc's `constant_bytes` (they add up), a block's maps its `ram_bytes` (the largest counts)."""
+    arcs = []
+    for position, steps in enumerate(space.steps):
+        layer = []
+        for step in steps:
+            candidate = space.choices[position].candidates[step.candidate]
+            before = space.states[position][step.start].shape
+            after = space.states[position + 1][step.end].shape
+            maps = 0 if candidate.channels is None else 4 * (math.prod(before) + math.prod(after))
+            weights = 4 * _block_params(candidate.family, before[0], after[0])
+            layer.append(Arc(step.candidate, step.start, step.end, (), maps, weights))
+        arcs.append(tuple(layer))
+    heads = tuple(
+        Arc(0, index, 0, (), 0, 4 * (state.shape[0] + 1) * space.classes)
+        for index, state in enumerate(space.states[-1])
+    )
+    shapes = tuple(tuple(state.shape for state in states) for states in space.states)
+    return Chain((*shapes, ((space.classes,),)), (*arcs, heads), tuple(range(len(space.choices))))
 
 
 def hand_crafted(space: ConNAS1d) -> dict[str, Architecture]:

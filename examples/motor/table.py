@@ -1,0 +1,361 @@
+"""The paper's Table 3 beside ours: hand-crafted models, ConNAS under c1 to c4, and exact selection as a second opinion.
+
+    python table.py motor.npz results                       # the reduced schedule, for a CPU
+    python table.py motor-full.npz results --schedule full  # the paper's (appendix D.2); wants a GPU
+    python table.py motor.npz results --items Conv1D-Reg,ConNAS+c4
+
+Every item is kept in the results folder as it is done, so a second call goes on. Constraints are the paper's, in its
+own accounting (`paper_tables`: float32, batch norm not folded); the int8 figures are of the file that is deployed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from profilers.cost import ArcMetric, CostTable
+from profilers.counts import graph_costs
+from toolchain.errors import ConfigurationError
+from toolchain.export.tflite_writer import write_tflite
+from toolchain.files import write_atomic, write_json
+from toolchain.graph import quantize_array
+from toolchain.graph.integer_reference import run_int8
+from toolchain.graph.lower import lower
+from toolchain.quantize import quantize
+from toolchain.search.connas import ConnasConfig, connas_search
+from toolchain.search.estimators.contributions import choice_contributions
+from toolchain.search.estimators.paths import sample_paths
+from toolchain.search.evaluators import train_supernet
+from toolchain.search.exact.model import from_chain
+from toolchain.search.exact.solver import solve
+from toolchain.spaces import Architecture, ConNAS1d
+from toolchain.spaces.connas1d import CHANNELS, hand_crafted, paper_chain, paper_tables
+from toolchain.supernet import Supernet
+from toolchain.supernet.train import evaluate, train_network
+from toolchain.units import Budget
+
+# Bytes of parameters and of the largest block's maps; the paper's units are decimal.
+CONSTRAINTS = {
+    "c1": (2_000_000, 640_000),
+    "c2": (256_000, 112_000),
+    "c3": (128_000, 36_000),
+    "c4": (64_000, 18_000),
+}
+# Table 3, top-1 in per cent.
+PAPER = {
+    "ConNAS+c1": 97.09, "ConNAS+c2": 96.17, "ConNAS+c3": 94.96, "ConNAS+c4": 94.37,
+    "Conv1D-Reg": 95.54, "Conv1D-DS": 93.07, "Conv1D-Reg-Max": 93.31, "Conv1D-DS-Max": 96.72,
+    "Conv1D-Reg-Min": 90.15, "Conv1D-DS-Min": 93.93,
+}  # fmt: skip
+METRICS = {
+    "flash_bytes": ArcMetric("sum", lambda arc: arc.constant_bytes),
+    "ram_bytes": ArcMetric("max", lambda arc: arc.ram_bytes),
+}
+FOLDS = 5
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How much is spent.
+
+    Attributes:
+        channels: of the searched space; the paper's has all seven.
+        search: settings of ConNAS; supernet_epochs: of the supernet for exact selection.
+        epochs, batch_size, learning_rate, final_learning_rate: of every final training.
+        folds: of five, how many are trained.
+        hand_crafted: which of the six models.
+        samples: validation samples for contributions.
+    """
+
+    channels: tuple[int, ...]
+    search: ConnasConfig
+    supernet_epochs: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    final_learning_rate: float
+    folds: int
+    hand_crafted: tuple[str, ...]
+    samples: int
+
+
+SCHEDULES = {
+    "reduced": Schedule(
+        channels=(8, 16, 32, 64),
+        search=ConnasConfig.quick(epochs=8),
+        supernet_epochs=12,
+        epochs=30,
+        batch_size=32,
+        learning_rate=0.05,
+        final_learning_rate=0.0,
+        folds=1,
+        hand_crafted=("Conv1D-Reg", "Conv1D-DS", "Conv1D-Reg-Min", "Conv1D-DS-Min"),
+        samples=20_000,
+    ),
+    "full": Schedule(
+        channels=CHANNELS,
+        search=ConnasConfig(),
+        supernet_epochs=150,
+        epochs=250,
+        batch_size=16,
+        learning_rate=0.0025,
+        final_learning_rate=0.0001,
+        folds=5,
+        hand_crafted=tuple(name for name in PAPER if name.startswith("Conv1D")),
+        samples=100_000,
+    ),
+}
+
+
+def load(path: Path) -> Arrays:
+    """The arrays of `simulator.py`, every channel brought to 0..1 by the training split."""
+    with np.load(path) as file:
+        arrays = dict(file)
+    low = arrays["x_train"].min((0, 2), keepdims=True)
+    span = arrays["x_train"].max((0, 2), keepdims=True) - low
+    for split in ("train", "val", "test"):
+        arrays[f"x_{split}"] = ((arrays[f"x_{split}"] - low) / span).astype(np.float32)
+    return arrays
+
+
+def fold_masks(motors: NDArray[np.int64], fold: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(to train on, held out): every fifth motor is held out, with all its windows."""
+    held = np.isin(motors, np.unique(motors)[fold::FOLDS])
+    return ~held, held
+
+
+def satisfied(space: ConNAS1d, architecture: Architecture) -> list[str]:
+    """The constraints that an architecture keeps."""
+    size = paper_tables(space, architecture)
+    return [n for n, (w, p) in CONSTRAINTS.items() if size.weight_bytes <= w and size.peak_bytes <= p]
+
+
+def budgets_of(constraint: str) -> list[Budget]:
+    """Of one of the paper's constraints, on the metrics of `METRICS`."""
+    weights, peak = CONSTRAINTS[constraint]
+    return [Budget("flash_bytes", weights), Budget("ram_bytes", peak)]
+
+
+def search(
+    constraint: str, schedule: Schedule, data: Arrays, device: str, seed: int, checkpoint: Path
+) -> Architecture:
+    """ConNAS under one constraint, as an architecture of the searched space."""
+    space = ConNAS1d(channels=schedule.channels)
+    torch.manual_seed(seed)
+    result = connas_search(
+        Supernet(space).to(device),
+        CostTable.of(paper_chain(space), METRICS),
+        budgets_of(constraint),
+        x=data["x_train"],
+        y=data["y_train"],
+        x_val=data["x_val"],
+        y_val=data["y_val"],
+        checker=lambda a: _exact(space, a),
+        config=schedule.search,
+        progress=lambda done, total, note: print(f"  {constraint} epoch {done}/{total}: {note}", flush=True),
+        checkpoint=checkpoint,
+        resume=True,
+    )
+    return result.architecture
+
+
+def _exact(space: ConNAS1d, architecture: Architecture) -> dict[str, float]:
+    """Parameters counted on the real module."""
+    count = sum(p.numel() for p in space.module(architecture).parameters())
+    return {"flash_bytes": 4.0 * count, "ram_bytes": float(paper_tables(space, architecture).peak_bytes)}
+
+
+def select(schedule: Schedule, data: Arrays, device: str, seed: int) -> dict[str, Architecture]:
+    """BINAS's way: one supernet, measured contributions, then the exact optimum under each constraint."""
+    space = ConNAS1d(channels=schedule.channels)
+    torch.manual_seed(seed)
+    supernet = Supernet(space).to(device)
+    train_supernet(
+        supernet, data["x_train"], data["y_train"], sample=space.sample, epochs=schedule.supernet_epochs,
+        batch_size=64, seed=seed,
+        progress=lambda done, total, note: print(f"  supernet epoch {done}/{total}: {note}", flush=True),
+    )  # fmt: skip
+    paths = sample_paths(
+        supernet, data["x_val"], data["y_val"], samplers=[space.sample], samples=schedule.samples,
+        companions=data["x_train"], seed=seed,
+    )  # fmt: skip
+    estimator = choice_contributions(paths, [len(choice.candidates) for choice in space.choices])
+    chain = paper_chain(space)
+    values = [v.tolist() for v in estimator.arc_values(chain)]
+    model = from_chain(chain, values, METRICS, value_base=estimator.base)
+    return {name: solve(model, budgets_of(name)).architecture for name in CONSTRAINTS}
+
+
+def train(
+    space: ConNAS1d,
+    architecture: Architecture,
+    schedule: Schedule,
+    data: Arrays,
+    device: str,
+    seed: int,
+    file: Path,
+) -> dict[str, Any]:
+    """Train on the folds, test each, and write the first one's int8 file; gives what the table shows."""
+    x, y, motors = (np.concatenate([data[f"{k}_train"], data[f"{k}_val"]]) for k in ("x", "y", "motor"))
+    accuracies = []
+    int8: dict[str, float] = {}
+    for fold in range(schedule.folds):
+        kept, held = fold_masks(motors, fold)
+        torch.manual_seed(seed + fold)
+        module = space.module(architecture).to(device)
+        train_network(
+            module, x[kept], y[kept], x_val=x[held], y_val=y[held], epochs=schedule.epochs,
+            batch_size=schedule.batch_size, learning_rate=schedule.learning_rate,
+            final_learning_rate=schedule.final_learning_rate, weight_decay=1e-4, seed=seed + fold,
+        )  # fmt: skip
+        accuracies.append(100 * evaluate(module, data["x_test"], data["y_test"])[1])
+        if fold == 0:
+            int8 = _write_int8(module.cpu(), x[kept], data, file)
+    size = paper_tables(space, architecture)
+    return {
+        "text": space.encode(architecture),
+        "accuracies": accuracies,
+        "satisfied": satisfied(space, architecture),
+        "paper_tables": asdict(size),
+        "int8": int8,
+    }
+
+
+def _write_int8(module: torch.nn.Module, x: NDArray[Any], data: Arrays, file: Path) -> dict[str, float]:
+    graph = lower(module.eval(), x.shape[1:])
+    chosen = x[np.linspace(0, len(x) - 1, 256).astype(int)]
+    int8 = quantize(graph, to_nhwc(chosen), "minmax")
+    write_atomic(file, write_tflite(int8))
+    quantization = int8.tensors[int8.inputs[0]].quantization
+    assert quantization is not None  # an int8 graph has one everywhere
+    answers = run_int8(int8, quantize_array(to_nhwc(data["x_test"]), quantization)).reshape(
+        len(data["y_test"]), -1
+    )
+    costs = graph_costs(int8)
+    return {
+        "accuracy": 100 * float(np.mean(answers.argmax(1) == data["y_test"])),
+        "file_bytes": costs["flash_bytes"],
+        "arena_bytes": costs["ram_bytes"],
+    }
+
+
+def to_nhwc(x: NDArray[Any]) -> NDArray[np.float32]:
+    """N x C x L -> N x 1 x L x C, as graphs take time series."""
+    return np.ascontiguousarray(x.transpose(0, 2, 1)[:, None])
+
+
+def run(items: Sequence[str], schedule: Schedule, data: Arrays, folder: Path, device: str, seed: int) -> None:
+    """Do what is not done yet; one JSON and one int8 file per item."""
+    space = ConNAS1d()
+    searched = ConNAS1d(channels=schedule.channels)
+    for item in items:
+        path = folder / f"{item}.json"
+        if path.exists():
+            continue
+        started = time.monotonic()
+        method, _, constraint = item.partition("+")
+        if method == "ConNAS":
+            found = search(constraint, schedule, data, device, seed, folder / f"{item}.safetensors")
+        elif method == "exact":
+            kept = folder / "exact.json"
+            if not kept.exists():
+                chosen = select(schedule, data, device, seed)
+                write_json(kept, {name: searched.encode(a) for name, a in chosen.items()})
+            found = searched.decode(json.loads(kept.read_text())[constraint])
+        else:
+            found = _hand_crafted(space, item)
+        architecture = space.decode(searched.encode(found)) if constraint else found
+        seconds = time.monotonic() - started
+        row = _trained(folder, space.encode(architecture), item)
+        if row is None:
+            file = folder / f"{item}.tflite"
+            row = train(space, architecture, schedule, data, device, seed, file)
+        write_json(path, {**row, "search_seconds": seconds, "seconds": time.monotonic() - started})
+        print(f"{item}: {statistics.mean(row['accuracies']):.2f} %  {row['text']}", flush=True)
+
+
+def _trained(folder: Path, text: str, item: str) -> dict[str, Any] | None:
+    """The row of the same network where it was found before, and its int8 file under the new name."""
+    for path in sorted(folder.glob("*+c?.json")):
+        row: dict[str, Any] = json.loads(path.read_text())
+        if row["text"] == text:
+            write_atomic(folder / f"{item}.tflite", path.with_suffix(".tflite").read_bytes())
+            return row
+    return None
+
+
+def _hand_crafted(space: ConNAS1d, name: str) -> Architecture:
+    """One of the hand-crafted models."""
+    models = hand_crafted(space)
+    if name not in models:
+        raise ConfigurationError(
+            f"no model {name!r}", remedy=f"known: {', '.join(models)}, ConNAS+c1, exact+c1 ..."
+        )
+    return models[name]
+
+
+def show(folder: Path, items: Sequence[str]) -> None:
+    """The tables, of what is there."""
+    rows = {
+        i: json.loads((folder / f"{i}.json").read_text()) for i in items if (folder / f"{i}.json").exists()
+    }
+    print(f"\n{'model':16} {'paper %':>8} {'ours %':>14} {'c1 c2 c3 c4':12} {'params B':>10} {'peak B':>8} | "
+          f"{'int8 %':>7} {'file B':>8} {'arena B':>8}")  # fmt: skip
+    for item, row in rows.items():
+        ours, size, int8 = row["accuracies"], row["paper_tables"], row["int8"]
+        spread = f" +-{statistics.stdev(ours):.2f}" if len(ours) > 1 else ""
+        marks = " ".join("x " if c in row["satisfied"] else "- " for c in CONSTRAINTS)
+        paper = f"{PAPER[item]:.2f}" if item in PAPER else "-"
+        print(f"{item:16} {paper:>8} {f'{statistics.mean(ours):.2f}{spread}':>14} {marks:12} "
+              f"{size['weight_bytes']:>10,} {size['peak_bytes']:>8,} | {int8['accuracy']:>7.2f} "
+              f"{int8['file_bytes']:>8,} {int8['arena_bytes']:>8,}")  # fmt: skip
+    print("\nbest hand-crafted model that keeps the constraint, and the margin over it (points)")
+    for constraint in CONSTRAINTS:
+        rivals = {n: statistics.mean(r["accuracies"]) for n, r in rows.items()
+                  if n.startswith("Conv1D") and constraint in r["satisfied"]}  # fmt: skip
+        if not rivals:
+            continue
+        best = max(rivals, key=rivals.__getitem__)
+        line = f"{constraint}: {best} {rivals[best]:.2f} %"
+        for method in ("ConNAS", "exact"):
+            if f"{method}+{constraint}" in rows:
+                ours = statistics.mean(rows[f"{method}+{constraint}"]["accuracies"])
+                line += f"; {method} {ours:.2f} % ({ours - rivals[best]:+.2f})"
+        print(line)
+
+
+def main() -> None:
+    """Run what is missing, and print the tables."""
+    parser = argparse.ArgumentParser(description="Table 3 of ConNAS on the simulated motors.")
+    parser.add_argument("data", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--schedule", choices=SCHEDULES, default="reduced")
+    parser.add_argument("--items", help="comma-separated; default: all")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    schedule = SCHEDULES[options.schedule]
+    every = [f"{m}+{c}" for m in ("ConNAS", "exact") for c in ("c4", "c3", "c2", "c1")] + list(
+        schedule.hand_crafted
+    )
+    items = options.items.split(",") if options.items else every
+    options.folder.mkdir(parents=True, exist_ok=True)
+    run(items, schedule, load(options.data), options.folder, options.device, options.seed)
+    show(options.folder, every)
+
+
+if __name__ == "__main__":
+    main()
