@@ -30,6 +30,15 @@ BUDGET_METRICS: Final[dict[str, tuple[str, dict[str, float]]]] = {
 }
 
 
+# What belongs to a network whatever it runs on.
+NETWORK_METRICS: Final = ("params", "macs")
+
+
+def plain_metric(name: str) -> str:
+    """A metric without the target that it is of: `pi:latency_us` -> `latency_us`."""
+    return name.rpartition(":")[2]
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
     """An upper bound on one metric. Budgets are hard: a result above one is never a success.
