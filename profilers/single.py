@@ -46,7 +46,7 @@ def operator_model(op: Operator, *, seed: int = 0, one_input: bool = False) -> G
     if shape is not None:
         fan_in = shape[1] * shape[2] if op.kind == "depthwise_conv2d" else int(np.prod(shape[1:]))
         names.append(builder.constant(_normal(rng, shape) / np.float32(np.sqrt(fan_in)), prefix="w"))
-        names.append(builder.constant(_normal(rng, shape[-1:] if shape[0] == 1 else shape[:1]), prefix="b"))
+        names.append(builder.constant(_normal(rng, op.output[-1:]), prefix="b"))
     output = builder.append(float_op, tuple(names), output=None, source="")
     graph = builder.build(output)
     if op.dtype == "float32":

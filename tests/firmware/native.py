@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from targets.runners.native import runtime_sources
@@ -38,7 +39,8 @@ class NativeHost:
 
     def __init__(self, folder: Path, sanitizers: str = "address,undefined") -> None:
         gcc = shutil.which("gcc")
-        assert gcc is not None, "the sanitized runtime needs gcc"
+        if gcc is None:
+            pytest.skip("the sanitizers need gcc")
         self.binary = folder / "native"
         options = ("-O1", "-g", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all")
         sources = map(str, (Path(__file__).with_name("native_host.c"), *runtime_sources()[0]))

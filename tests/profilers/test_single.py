@@ -134,3 +134,16 @@ def tflite_micro(model: bytes, inputs: tuple[NDArray[Any], ...]) -> NDArray[Any]
     interpreter.invoke()
     out: NDArray[Any] = interpreter.get_output(0)
     return out
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [
+        "conv2d 5x5x4->5x5x1 k3x3 s1x1 same none int8",
+        "depthwise_conv2d 5x5x1->5x5x1 k3x3 s1x1 same none int8",
+        "fully_connected 7->1 none int8",
+    ],
+)
+def test_a_single_output_channel(signature: str) -> None:
+    op = Operator.parse(signature)
+    assert operator_model(op).operators == (op,)
