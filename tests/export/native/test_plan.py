@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from itertools import combinations, pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from toolchain.export.native.weights import DSP_WINOGRAD, Algorithm, algorithms
 from toolchain.export.native.writer import write_program
 from toolchain.graph import Graph, GraphBuilder, Operator, Quantization
 from toolchain.graph.operator import WEIGHTED
+from toolchain.graph.tflite_reader import read_tflite
 
 SCALE = Quantization.per_tensor(0.05, 3)
 
@@ -174,3 +177,16 @@ def test_plans_for_what_has_no_choice_are_refused(index: int) -> None:
         write_program(graph, plan=Plan(frozenset({index})))
     with pytest.raises(GraphError, match="DSP"):
         write_program(chain([4, 4]), "plain", plan=Plan(frozenset({0})))
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["ic01_resnet8_int8", "kws01_dscnn_int8"])
+def test_mlperf_networks(host: NativeHost, name: str) -> None:
+    folder = os.environ.get("BOARDFIT_DATA")
+    if not folder:
+        pytest.skip("BOARDFIT_DATA is not set")
+    [path] = Path(folder).rglob(f"{name}.tflite")
+    graph = read_tflite(path.read_bytes())
+    plan = choose_plan(graph)
+    assert len(plan.winograd) == (4 if "resnet8" in name else 0)
+    check_graph(host, graph, "dsp", random_inputs(graph, 1, 5), plan)
