@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import importlib.util
 import json
 from pathlib import Path
 
@@ -48,12 +50,24 @@ def test_a_reused_result_says_the_same(finished: Path) -> None:
         assert reused.predicted[metric] == again.predicted[metric]
 
 
+def test_the_course_of_the_search_is_left_for_people(finished: Path) -> None:
+    with (finished / "results" / "search.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    logged = json.loads((finished / "results" / "search.json").read_text())
+    assert len(rows) > 1
+    assert {"entropy", "gradient/raw", "gradient/modified", "violation/flash_bytes"} <= set(rows[0])
+    assert str(float(rows[-1]["entropy"])) in json.dumps(logged)
+    if importlib.util.find_spec("matplotlib") is not None:
+        assert "flash" in (finished / "results" / "plots" / "search.svg").read_text()
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
         ('flash = "20 kB"', 'flash = "19 kB"'),
         ('ram = "4 kB"', 'macs = "90 %"'),
         ("epochs = 3", "epochs = 2"),
+        ("epochs = 3", 'epochs = 3\nrelaxation = "proxyless"'),
         ("[project]", "[project]\nseed = 1"),
     ],
 )

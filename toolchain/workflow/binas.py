@@ -517,7 +517,8 @@ def _front(project: Project, model: ArcFlow, limits: tuple[Budget, ...], costs: 
     )
 
 
-def _can_draw() -> bool:
+def can_draw() -> bool:
+    """Whether matplotlib is there."""
     return importlib.util.find_spec("matplotlib") is not None
 
 
@@ -532,7 +533,7 @@ def _drawn(
     bars: Sequence[Panel],
 ) -> Selection:
     """The selection with the pictures that were drawn, or why there are none."""
-    if not _can_draw():
+    if not can_draw():
         return replace(selection, note="no plots: matplotlib is missing (pip install 'boardfit[plots]')")
     bounds = {b.metric: b.bound for b in limits}
     how = dict(zip(costs.table.metrics, costs.table.combines, strict=True))

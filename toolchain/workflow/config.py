@@ -136,6 +136,9 @@ class SearchSection(_Section):
     learning_rate: float | None = Field(None, gt=0, description="weights of the supernet (SGD)")
     alpha_learning_rate: float | None = Field(None, gt=0, description="connas: architecture weights (Adam)")
     rescale: float = Field(1.2, gt=1, description="connas: R, weight of the feasibility direction")
+    relaxation: Literal["gumbel", "darts", "proxyless"] = Field(
+        "gumbel", description="connas: how the supernet mixes candidates (docs/connas.md)"
+    )
     margin: float | None = Field(
         None,
         ge=0,

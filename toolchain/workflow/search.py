@@ -13,15 +13,17 @@ import numpy as np
 import torch
 
 from toolchain.errors import InfeasibleError, UsageError
+from toolchain.report.plots import plot_search
 from toolchain.search.connas import ConnasConfig, connas_search
 from toolchain.search.evaluators import SupernetEvaluator, recalibration_batches, train_supernet
 from toolchain.search.evolution import evolve
 from toolchain.search.protocols import SearchResult
 from toolchain.search.random_search import random_search
+from toolchain.search.trace import epochs_of, write_trace
 from toolchain.spaces import Architecture, Row
 from toolchain.supernet import Supernet
 from toolchain.units import BUDGET_METRICS, Budget, QuantileBudget, plain_metric
-from toolchain.workflow.binas import Selection, binas_search, selection_from_record
+from toolchain.workflow.binas import PLOTS, Selection, binas_search, can_draw, selection_from_record
 from toolchain.workflow.config import SearchSection
 from toolchain.workflow.costs import Costs, TargetCosts, evidence_text, open_costs
 from toolchain.workflow.models import structural_graph
@@ -178,8 +180,17 @@ def search(
     values = asdict(replace(outcome, rows=()))
     history = [{"step": h.step, "epoch": h.epoch, **h.values} for h in result.history]
     project.write_record(STAGE, inputs, {**values, "history": history})
+    if method == "connas" and result.history:
+        _leave_trace(project, result, narrow)
     checkpoint.unlink(missing_ok=True)
     return outcome
+
+
+def _leave_trace(project: Project, result: SearchResult, budgets: tuple[Budget, ...]) -> None:
+    """The log of every alpha step as a table, and the course of the search as a picture where matplotlib is there."""
+    write_trace(result.history, project.results / "search.csv")
+    if can_draw():
+        plot_search(epochs_of(result.history), budgets, project.results / PLOTS / "search")
 
 
 def merged_budgets(
@@ -330,6 +341,7 @@ def connas_config(settings: SearchSection, seed: int) -> ConnasConfig:
         "final_learning_rate": None if settings.learning_rate is None else settings.learning_rate / 10,
         "alpha_learning_rate": settings.alpha_learning_rate,
         "rescale": settings.rescale,
+        "relaxation": settings.relaxation,
     }
     changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     return replace(base, **changes)
