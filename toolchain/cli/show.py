@@ -380,7 +380,8 @@ def deploy(outcome: DeployOutcome, as_json: bool) -> None:
             out.print(
                 f"on the device: arena {int(one.details['arena_bytes']):,} B, "
                 f"model {int(one.details['model_bytes']):,} B, "
-                f"deepest stack {int(one.details['stack_bytes']):,} B of the reserved"
+                f"deepest stack {int(one.details['stack_bytes']):,} of "
+                f"{int(one.details['stack_reserved_bytes']):,} B"
             )
         _note(one.note)
         _stack_note(one.stack)
