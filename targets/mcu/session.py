@@ -382,6 +382,7 @@ class BoardSession:
                 "model_bytes": str(len(job.model)),
                 "arena_bytes": str(opened.arena_bytes),
                 "stack_bytes": str(found.stack_bytes),
+                "stack_reserved_bytes": str(self._firmware.stack_bytes),
                 "constant_lines": str(found.constant_lines),
                 "output_crc32": f"{found.output_crc:08x}",
             },

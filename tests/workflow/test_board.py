@@ -121,7 +121,8 @@ def check(project: Project, outcome: RunOutcome) -> None:
     place = Path(deployed.place)
     assert (place / "model.bfp").read_bytes() == (outcome.export.folder / "model_int8.bfp").read_bytes()
     assert (place / "firmware.bin").stat().st_size == device.firmware_flash_bytes
-    assert int(deployed.details["stack_bytes"]) < device.firmware_ram_bytes
+    reserved = int(deployed.details["stack_reserved_bytes"])
+    assert 0 < int(deployed.details["stack_bytes"]) < reserved < device.firmware_ram_bytes
     assert deployed.note.startswith("no hardware was used")
 
 

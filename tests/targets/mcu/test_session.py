@@ -178,7 +178,8 @@ def test_measurements() -> None:
     assert (found.metric, found.value, found.evidence) == ("cycles", 700.0, Evidence.CYCLES_ESTIMATED)
     assert found.details["flash_bytes"] == str(1000 + 130)
     assert found.details["ram_bytes"] == str(5000 + 96)
-    assert (found.details["stack_bytes"], found.details["constant_lines"]) == ("300", "7")
+    assert (found.details["stack_bytes"], found.details["stack_reserved_bytes"]) == ("300", "4096")
+    assert found.details["constant_lines"] == "7"
     assert seen == [(1, 2), (2, 2)]
     assert [call for call in link.calls if call.startswith("write")] == [f"write {112 + 130}"]
 
