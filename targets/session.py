@@ -305,8 +305,12 @@ def list_targets() -> list[Target]:
 
 def unknown_url(url: str, why: str = "") -> ConfigurationError:
     """The error for a URL that names no target; lists the ones that exist."""
-    known = ", ".join(target.url for target in list_targets())
-    return ConfigurationError(f"no target {url!r}{': ' + why if why else ''}", remedy=f"use one of {known}")
+    urls = [target.url for target in list_targets()]
+    meant = [known for known in urls if known.partition(":")[2] == url]
+    return ConfigurationError(
+        f"no target {url!r}{': ' + why if why else ''}",
+        remedy=(f"write {meant[0]}; or " if meant else "") + f"use one of {', '.join(urls)}",
+    )
 
 
 def unknown_option(url: str, name: str, allowed: Mapping[str, Any]) -> ConfigurationError:

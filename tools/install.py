@@ -39,7 +39,8 @@ def main() -> int:
     folder, options = Path(sys.argv[1]), sys.argv[2:]
     constraints = ROOT / "constraints.txt"
     requirement = next(line for line in constraints.read_text().split() if line.startswith("torch=="))
-    print(f"Setting up {folder} (once): pinned packages and a CPU build of torch ...", flush=True)
+    print(f"Setting up {folder} (once): pinned packages and a CPU build of torch.", flush=True)
+    print("About 2 GB on disk; minutes, most of them without a word from pip ...", flush=True)
     venv.EnvBuilder(with_pip=True, clear=False).create(folder)
     python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     cuda = torch_would_bring_cuda(python, requirement, options, folder / "torch-report.json")

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -197,6 +198,38 @@ def test_init(boardfit: Command, tmp_path: Path, name: str) -> None:
     assert (folder / "boardfit.toml").read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("url", "metric", "flash"),
+    [
+        ("virtual:nucleo-l4r5zi", "latency", "56 kB"),
+        ("virtual:nucleo-g071rb", "instructions", "56 kB"),
+        ("serial:/dev/ttyACM0?board=nucleo-l4r5zi", "latency", "56 kB"),
+        ("cpu:onnxruntime", "latency", "16 kB"),
+    ],
+)
+def test_init_for_a_target(boardfit: Command, tmp_path: Path, url: str, metric: str, flash: str) -> None:
+    """The project works as it is there, too: a board's budgets hold the firmware, a core without a time has none."""
+    assert boardfit("init", tmp_path / "it", "--target", url).code == 0
+    text = (tmp_path / "it" / "boardfit.toml").read_text()
+    target = tomllib.loads(text)["target"]
+    assert target["url"] == url
+    assert f"on {url}." in text
+    assert set(target["budgets"]) == {metric, "flash", "ram"}
+    assert target["budgets"]["flash"] == flash
+    assert load_config(tmp_path / "it").target[0].url == url
+
+
+def test_init_for_no_target(boardfit: Command, tmp_path: Path) -> None:
+    failed(
+        boardfit("init", tmp_path / "it", "-t", "nucleo-l4r5zi"),
+        3,
+        "no target",
+        "write virtual:nucleo-l4r5zi",
+    )
+    failed(boardfit("init", tmp_path / "it", "-t", "virtual:nucleo"), 3, "no board 'nucleo'")
+    assert not (tmp_path / "it").exists()
+
+
 def test_init_here_and_where_it_cannot(
     boardfit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,7 +358,7 @@ def test_bench(boardfit: Command, model: Path) -> None:
     assert "bench: " in outcome.err
     shown = boardfit("bench", model)
     assert "fully_connected 4->2 none int8" in shown.out
-    assert "whole network, measured" in shown.out
+    assert "whole network, latency [host_wall]" in shown.out
 
 
 def test_bench_refuses(boardfit: Command, model: Path, tmp_path: Path) -> None:

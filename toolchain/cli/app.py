@@ -77,11 +77,17 @@ def _global(
 @app.command()
 def init(
     folder: Annotated[Path, typer.Argument(help="Folder to make; its last part names the project.")],
+    target: Annotated[
+        str,
+        typer.Option(
+            "--target", "-t", help="What the project is for (boardfit boards).", show_default="cpu:litert"
+        ),
+    ] = "",
 ) -> None:
     """Make a project folder with a boardfit.toml that works as it is."""
     from toolchain.cli.templates import write_project
 
-    path = write_project(folder)
+    path = write_project(folder, target)
     go = "" if folder.resolve() == Path.cwd() else f"cd {shlex.quote(str(folder))} && "
     stdout().print(f"made {path}\nnext: {go}boardfit run")
 

@@ -453,7 +453,10 @@ def bench(outcome: BenchOutcome, as_json: bool) -> None:
         rows,
     )
     summary = [
-        ("whole network, measured", format_value(whole.metric, whole.value) + _unstable(whole.unstable))
+        (
+            f"whole network, {_TITLES.get(whole.metric, whole.metric)} [{whole.evidence.value}]",
+            format_value(whole.metric, whole.value) + _unstable(whole.unstable),
+        )
     ]
     if outcome.sum is not None:
         summary.append(

@@ -13,7 +13,7 @@ from toolchain.errors import ConfigurationError, ModelFileError, VerificationErr
 from toolchain.graph.tflite_reader import read_tflite
 from toolchain.measurement import Measurement, Stack
 from toolchain.workflow.project import Progress, silent
-from toolchain.workflow.sessions import in_time, open_session
+from toolchain.workflow.sessions import in_time, is_board, open_session
 
 _WHOLE = "whole network"
 
@@ -80,6 +80,11 @@ def bench(path: Path, url: str, *, progress: Progress = silent, wait: bool = Fal
     except OSError as error:
         raise ModelFileError(f"cannot read {path}: {error.strerror}") from error
     graph = read_tflite(data)
+    if graph.dtype != "int8" and is_board(url):
+        raise ConfigurationError(
+            f"{url} takes no {graph.dtype} model",
+            remedy="quantise the model to int8 first, or cost it with --target cpu:litert",
+        )
     with open_session(url, graph.dtype) as session:
         if session.model_format in ("onnx", "pt2"):
             raise ConfigurationError(f"{url} does not run .tflite files", remedy="use --target cpu:litert")
@@ -96,7 +101,12 @@ def bench(path: Path, url: str, *, progress: Progress = silent, wait: bool = Fal
         }
         whole = results[_WHOLE]
         if whole.measurement is None:
-            raise ModelFileError(f"{url} cannot run {path.name}: {whole.failure}")
+            raise ModelFileError(
+                f"{url} cannot run {path.name}: {whole.failure}",
+                remedy="a smaller model, or a board with more memory (boardfit boards lists them; docs/boards.md)"
+                if is_board(url)
+                else "",
+            )
         operators = tuple(
             OperatorCost(
                 op.signature, op.macs, results[op.signature].measurement, results[op.signature].failure
