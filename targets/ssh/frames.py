@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-_MAGIC: Final = b"bfa1"
+MAGIC: Final = b"bfa1"
 _PREFIX: Final = struct.Struct("<4sIQI")  # magic, bytes of the head, bytes of the body, CRC-32 of both
 MAX_HEAD_BYTES: Final = 1 << 26
 MAX_BODY_BYTES: Final = 1 << 32
@@ -50,7 +50,7 @@ def encode(frame: Frame) -> bytes:
     if len(head) > MAX_HEAD_BYTES or len(frame.body) > MAX_BODY_BYTES:
         raise FrameError(f"a message of {len(head)} + {len(frame.body)} bytes is too large")
     check = zlib.crc32(frame.body, zlib.crc32(head))
-    return _PREFIX.pack(_MAGIC, len(head), len(frame.body), check) + head + frame.body
+    return _PREFIX.pack(MAGIC, len(head), len(frame.body), check) + head + frame.body
 
 
 def read(receive: Callable[[int], bytes]) -> Frame:
@@ -68,7 +68,7 @@ def read(receive: Callable[[int], bytes]) -> Frame:
         raise EOFError("the stream has ended")
     prefix = first + _exactly(receive, _PREFIX.size - len(first), first)
     magic, head_bytes, body_bytes, check = _PREFIX.unpack(prefix)
-    if magic != _MAGIC:
+    if magic != MAGIC:
         raise FrameError(f"expected a message, got {prefix!r}", prefix)
     if head_bytes > MAX_HEAD_BYTES or body_bytes > MAX_BODY_BYTES:
         raise FrameError(f"a message of {head_bytes} + {body_bytes} bytes is too large", prefix)

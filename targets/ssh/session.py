@@ -21,7 +21,7 @@ from targets import host
 from targets.session import Array, Description, Device, Job, ModelFormat, Progress, Result, Target
 from targets.ssh.bundle import agent_file, agent_name
 from targets.ssh.connect import Address, Connection, connect, lost, parse_address
-from targets.ssh.frames import Frame, FrameError, encode, read
+from targets.ssh.frames import MAGIC, Frame, FrameError, encode, read
 from targets.timing import Settings
 from toolchain import errors
 from toolchain.errors import BoardfitError, ConfigurationError, DeviceError
@@ -32,6 +32,7 @@ FOLDER: Final = ".cache/boardfit"
 RUNTIMES: Final[Mapping[str, str]] = {"litert": "cpu:litert", "onnxruntime": "cpu:onnxruntime"}
 SILENCE_S: Final = 30.0  # the agent says every 2 s that it lives
 RECONNECT_S: Final = (0.5, 1, 2, 4, 8, 15, 30, 60)  # waits; a Pi reboots in about 40 s
+_BANNER_S, _BANNER_BYTES = 0.5, 400  # how long and how much is read of what is no answer
 _FRUITLESS: Final = 3  # connections in a row that end without a single result
 
 
@@ -371,12 +372,27 @@ class SshSession:
             except (OSError, EOFError) as error:
                 raise self._ended(str(error)) from error
             except FrameError as error:
+                if error.seen and not error.seen.startswith(MAGIC):
+                    raise self._printed(error.seen) from error
                 raise self._ended(_printable(error.seen) or str(error)) from error
             if frame.head.get("alive"):
                 continue
             if "error" in frame.head:
                 raise self._raised(frame.head)
             return frame
+
+    def _printed(self, seen: bytes) -> DeviceError:
+        """Something else than the agent writes into the channel: the login shell's start-up files, mostly."""
+        with suppress(OSError, EOFError):
+            self._channel.settimeout(_BANNER_S)
+            while len(seen) < _BANNER_BYTES and (part := self._channel.recv(_BANNER_BYTES)):
+                seen += part
+        text = _printable(seen.partition(MAGIC)[0])[:_BANNER_BYTES]
+        self._hang_up()
+        return DeviceError(
+            f"something on {self.address.label} prints before the agent answers: {text!r}",
+            remedy="let ~/.bashrc, ~/.zshenv and the like print nothing in shells that are not interactive",
+        )
 
     def _ended(self, why: str) -> _Lost:
         """Why the agent ended, with what it said last."""

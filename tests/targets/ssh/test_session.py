@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +199,52 @@ def test_a_board_without_the_engine_says_what_to_install(server: Sshd, tmp_path:
     with pytest.raises(DeviceError, match="LiteRT is not installed") as caught:
         open_ssh(f"{server.url}&python={python}")
     assert "ai-edge-litert" in caught.value.remedy
+
+
+def test_a_login_shell_that_prints_is_quoted(server: Sshd, tmp_path: Path) -> None:
+    script = tmp_path / "chatty"
+    script.write_text(
+        f'#!/bin/sh\necho "Welcome to the laboratory Pi, please log your hours"\nexec {sys.executable} "$@"\n'
+    )
+    script.chmod(0o755)
+    with pytest.raises(DeviceError, match="'Welcome to the laboratory Pi, please log your hours'") as caught:
+        open_ssh(f"{server.url}&python={script}")
+    assert ".bashrc" in caught.value.remedy
+
+
+@pytest.mark.slow
+def test_a_stopped_agent_is_replaced(url: str, jobs: list[Job], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silence longer than its signs of life are apart: another agent is started, and the caller sees nothing of it."""
+    monkeypatch.setattr(ssh_session, "SILENCE_S", 2.5)
+    x = np.zeros((1, 8, 8, 1), np.int8)
+    with open_ssh(url) as board:
+        expected, stopped = board.run(jobs[0].model, x), board.report["pid"]
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            assert np.array_equal(board.run(jobs[0].model, x), expected)
+            assert board.report["pid"] != stopped
+        finally:
+            os.kill(stopped, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_an_agent_that_is_stopped_while_it_measures_is_named(
+    url: str, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds the board's lock as long as it lives, and nobody knows whether it will wake up."""
+    monkeypatch.setattr(ssh_session, "SILENCE_S", 2.5)
+    with open_ssh(url) as board:
+        results = board.measure(jobs, settings=replace(QUICK, samples=800, inner_us=100))
+        stopped = board.report["pid"]
+        keys = [next(results).key]
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            with pytest.raises(DeviceError, match=f"process {stopped} is measuring"):
+                keys += [result.key for result in results]
+        finally:
+            os.kill(stopped, signal.SIGKILL)
+        left = [job for job in jobs if job.key not in keys]
+        assert len(list(board.measure(left, settings=QUICK, wait=True))) == len(left)
 
 
 def test_two_measurements_at_once_are_refused_with_the_holder(url: str, jobs: list[Job]) -> None:
