@@ -21,7 +21,7 @@ struct blocks {
     int8_t *output;          /* or int32_t[8], where a shift is 0 */
     uint32_t groups;         /* of four pixels */
     const uint8_t *weights_end;
-    uint32_t steps_to_skip;  /* so that steps + steps_to_skip is a multiple of 8 */
+    uint32_t steps_to_skip;  /* so that steps + steps_to_skip is a multiple of 12 */
     uint32_t out_c;
     int32_t bias[2], multiplier[2], rounding[2];
     int32_t shift[2]; /* right shifts, at least 1; or both 0: store the sums of one group as they are, [channel][pixel] */
@@ -29,25 +29,25 @@ struct blocks {
 
 #if defined(__ARM_FEATURE_DSP) && defined(__ARM_FP) && !defined(BF_NO_ASSEMBLY)
 /* s0-s15 hold the arguments. r0 columns, r1 weights, r2-r5 working registers, sums of channel 0 in r6-r9, of channel 1
- * in r10-r12 and r14. Eight steps a turn: more would not stay in a 1 KiB instruction cache. The first turn is entered
+ * in r10-r12 and r14. Twelve steps a turn: many more would not stay in a 1 KiB instruction cache. The first turn is entered
  * behind the steps to skip, with pointers moved back by as much. */
 #define STEP(u)                                     \
     "ldr r2, [r1, #4*" #u "]\n"                     \
-    "ldr r4, [r0, #16*" #u "]\n"                    \
-    "ldr r5, [r0, #16*" #u "+4]\n"                  \
+    "ldr.w r4, [r0, #16*" #u "]\n"                    \
+    "ldr.w r5, [r0, #16*" #u "+4]\n"                  \
     "sxtb16 r3, r2\n"                               \
     "sxtb16 r2, r2, ror #8\n"                       \
     "smlad r6, r4, r3, r6\n"                        \
     "smlad r7, r5, r3, r7\n"                        \
     "smlad r10, r4, r2, r10\n"                      \
     "smlad r11, r5, r2, r11\n"                      \
-    "ldr r4, [r0, #16*" #u "+8]\n"                  \
-    "ldr r5, [r0, #16*" #u "+12]\n"                 \
+    "ldr.w r4, [r0, #16*" #u "+8]\n"                  \
+    "ldr.w r5, [r0, #16*" #u "+12]\n"                 \
     "smlad r8, r4, r3, r8\n"                        \
     "smlad r9, r5, r3, r9\n"                        \
     "smlad r12, r4, r2, r12\n"                      \
     "smlad r14, r5, r2, r14\n"
-#define STEP_BYTES "50" /* five loads of 16 bits, ten instructions of 32 */
+#define STEP_BYTES "58" /* a load of 16 bits, fourteen instructions of 32 */
 
 #if BF_MUTATE == 1
 #define SIGN(sum) ""
@@ -102,10 +102,11 @@ __attribute__((naked, noinline)) static void run_blocks(__attribute__((unused)) 
         "bx r3\n"
         ".balign 4\n"
         "3:\n"
-        STEP(0) STEP(1) STEP(2) STEP(3) STEP(4) STEP(5) STEP(6) STEP(7)
+        STEP(0) STEP(1) STEP(2) STEP(3) STEP(4) STEP(5)
+        STEP(6) STEP(7) STEP(8) STEP(9) STEP(10) STEP(11)
         "vmov r2, s5\n"
-        "adds r1, r1, #32\n"
-        "adds r0, r0, #128\n"
+        "adds r1, r1, #48\n"
+        "adds r0, r0, #192\n"
         "cmp r1, r2\n"
         "bne 3b\n"
         "vmov s0, r0\n"
@@ -173,21 +174,24 @@ static void run_blocks(const struct blocks *b)
 #endif
 
 /* One row of four neighbouring windows of three columns with stride 1: six columns of the image, each expanded once and
- * stored for all windows that it is in. `from` is the first of them, `words` a pixel's channels / 4. */
-static void pack_row_of_four(uint32_t *to, const int8_t *from, uint32_t words)
+ * stored for all windows that it is in. `from` is the second of them, `words` a pixel's channels / 4. The first and the
+ * last may lie outside the image, where each of their words is `zeros`. */
+static inline __attribute__((always_inline)) void pack_row(uint32_t *to, const int8_t *from, uint32_t words,
+                                                           int has_first, int has_last, uint32_t zeros)
 {
     uint32_t channels = 4 * words;
     uint32_t *t0 = to, *t1 = t0 + 8 * words, *t2 = t1 + 8 * words;
-    const int8_t *more = from + 3 * channels;
+    const int8_t *more = from + 2 * channels;
     for (; words > 0; words--, from += 4, more += 4, t0 += 8, t1 += 8, t2 += 8) {
-        uint32_t a = bf_load32(from), b = bf_load32(from + channels), c = bf_load32(from + 2 * channels), x, y;
+        uint32_t a = has_first ? bf_load32(from - channels) : zeros, b = bf_load32(from);
+        uint32_t c = bf_load32(from + channels), x, y;
         x = bf_sxtb16(a), y = bf_sxtb16_ror8(a);
         t0[0] = x, t0[4] = y;
         x = bf_sxtb16(b), y = bf_sxtb16_ror8(b);
         t0[1] = x, t0[5] = y, t1[0] = x, t1[4] = y;
         x = bf_sxtb16(c), y = bf_sxtb16_ror8(c);
         t0[2] = x, t0[6] = y, t1[1] = x, t1[5] = y, t2[0] = x, t2[4] = y;
-        a = bf_load32(more), b = bf_load32(more + channels), c = bf_load32(more + 2 * channels);
+        a = bf_load32(more), b = bf_load32(more + channels), c = has_last ? bf_load32(more + 2 * channels) : zeros;
         x = bf_sxtb16(a), y = bf_sxtb16_ror8(a);
         t0[3] = x, t0[7] = y, t1[2] = x, t1[6] = y, t2[1] = x, t2[5] = y;
         x = bf_sxtb16(b), y = bf_sxtb16_ror8(b);
@@ -197,12 +201,31 @@ static void pack_row_of_four(uint32_t *to, const int8_t *from, uint32_t words)
     }
 }
 
-/* The windows at (y, x) to (y, x + 3), where they are three columns wide and inside the image. */
+static __attribute__((noinline)) void pack_row_inside(uint32_t *to, const int8_t *from, uint32_t words)
+{
+    pack_row(to, from, words, 1, 1, 0);
+}
+
+static __attribute__((noinline)) void pack_row_at_edge(uint32_t *to, const int8_t *from, uint32_t words, int has_first,
+                                                       int has_last, uint32_t zeros)
+{
+    pack_row(to, from, words, has_first, has_last, zeros);
+}
+
+/* The windows at (y, x) to (y, x + 3), where they are three columns wide and reach at most one column outside. */
 static void pack_four(const struct bf_window *op, const int8_t *input, int32_t y, int32_t x, uint32_t *to)
 {
-    const int8_t *from = input + (y * op->in_w + x) * op->in_c;
-    for (uint32_t row = op->kernel_h; row > 0; row--, from += op->in_w * op->in_c, to += 6 * op->in_c) {
-        pack_row_of_four(to, from, op->in_c / 4u);
+    uint32_t zeros = (uint8_t)op->in_zero * 0x01010101u, channels = op->in_c;
+    const int8_t *from = input + (y * op->in_w + x + 1) * (int32_t)channels;
+    int has_first = x >= 0, has_last = x + 6 <= op->in_w;
+    for (int32_t end = y + op->kernel_h; y < end; y++, from += op->in_w * channels, to += 6 * channels) {
+        if (y < 0 || y >= op->in_h) {
+            bf_pack_value(to, op->in_zero, 3 * channels, 1);
+        } else if (has_first && has_last) {
+            pack_row_inside(to, from, channels / 4);
+        } else {
+            pack_row_at_edge(to, from, channels / 4, has_first, has_last, zeros);
+        }
     }
 }
 
@@ -244,7 +267,7 @@ void bf_conv2d_columns(const struct bf_window *op, const uint8_t *program, const
     int neighbours = op->kernel_w == 3 && op->stride_w == 1 && op->in_c % 4 == 0;
     struct blocks b;
     b.steps = op->steps;
-    b.steps_to_skip = -b.steps & 7;
+    b.steps_to_skip = 11 - (b.steps + 11) % 12;
     b.out_c = op->out_c;
     int8_t *stage = (int8_t *)((uint32_t *)scratch + op->chunk * b.steps);
     for (uint32_t first = 0; first < pixels;) {
@@ -258,8 +281,7 @@ void bf_conv2d_columns(const struct bf_window *op, const uint8_t *program, const
         int32_t y = (int32_t)(row * op->stride_h) - op->pad_top, x = (int32_t)(at * op->stride_w) - op->pad_left;
         uint32_t *column = scratch;
         for (uint32_t i = 0; i < count; i++) {
-            if (neighbours && (i & 3) == 0 && at + 4 <= op->out_w && x >= 0 && x + 6 <= op->in_w && y >= 0 &&
-                y + op->kernel_h <= op->in_h) {
+            if (neighbours && (i & 3) == 0 && at + 4 <= op->out_w && x >= -1 && x + 5 <= op->in_w) {
                 pack_four(op, input, y, x, column);
                 column += 4 * b.steps;
                 i += 3;
