@@ -130,7 +130,7 @@ int bf_has_weighted(uint8_t kind, uint8_t kernel)
     case BF_CONV2D:
         return kernel == BF_KERNEL_DSP_COLUMNS || kernel == BF_KERNEL_DSP_PIXEL || kernel == BF_KERNEL_DSP_WINOGRAD;
     case BF_DEPTHWISE:
-        return kernel == BF_KERNEL_DSP_PLANES || kernel == BF_KERNEL_DSP_3X3;
+        return kernel == BF_KERNEL_DSP_PLANES || kernel == BF_KERNEL_DSP_3X3 || kernel == BF_KERNEL_DSP_LINE;
     case BF_FULLY_CONNECTED:
         return kernel == BF_KERNEL_DSP_PIXEL;
     }

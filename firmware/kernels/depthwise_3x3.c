@@ -12,7 +12,6 @@
  * its weights and bias are 2^k times TFLite's, k such that one shift serves all channels: see bf_requantize_prescaled.
  * Else, where the short requantisation holds, they are doubled, which saves it a shift. */
 #include "planes.h"
-#include "requantize.h"
 
 #if BF_WITH_DSP
 
@@ -29,20 +28,10 @@ struct strip {
     const uint32_t *weights;
 };
 
-static int32_t requantize(int32_t sum, const struct bf_channel *channel, int32_t out_zero)
-{
-    if (channel->rounding == 0) {
-        return bf_ssat8(bf_requantize(sum, channel, out_zero));
-    }
-    if (channel->shift == 0) {
-        return bf_requantize_prescaled(sum, channel->multiplier, channel->rounding);
-    }
-    return bf_requantize_doubled(sum, channel->multiplier, channel->rounding, -channel->shift);
-}
-
 /* Outputs one after the other: any requantisation, any core, any number of rows. */
-static void run_plain(const struct bf_window *op, const uint32_t *plane, uint32_t height, const uint32_t *weights,
-                      uint32_t rows, const struct bf_channel *channel, int8_t *output)
+__attribute__((noinline)) static void run_plain(const struct bf_window *op, const uint32_t *plane, uint32_t height,
+                                                const uint32_t *weights, uint32_t rows,
+                                                const struct bf_channel *channel, int8_t *output)
 {
     for (uint32_t row = 0; row < rows; row++) {
         for (uint32_t x = 0; x < op->out_w; x++, output += op->out_c) {
@@ -54,7 +43,7 @@ static void run_plain(const struct bf_window *op, const uint32_t *plane, uint32_
                 sum = column & 1 ? bf_smlad(b[k], w12, bf_smlatb(a[k], w01, sum))
                                  : bf_smlabt(b[k], w12, bf_smlad(a[k], w01, sum));
             }
-            *output = (int8_t)requantize(sum, channel, op->out_zero);
+            *output = (int8_t)bf_requantize_scaled(sum, channel, op->out_zero);
         }
     }
 }

@@ -82,6 +82,8 @@ void bf_depthwise_conv2d(const struct bf_window *op, const uint8_t *program, con
 #if BF_WITH_DSP
     if (op->head.kernel == BF_KERNEL_DSP_3X3) {
         bf_depthwise_3x3(op, program, input, output, scratch);
+    } else if (op->head.kernel == BF_KERNEL_DSP_LINE) {
+        bf_depthwise_line(op, program, input, output, scratch);
     } else if (op->head.kernel == BF_KERNEL_DSP_PLANES) {
         bf_depthwise_planes(op, program, input, output, scratch);
     }

@@ -1,6 +1,7 @@
 /* depthwise_conv2d with the DSP extension, any window and stride. Four channels at a time are gathered into planes
  * (planes.h), `chunk` output rows at a time, which bounds the planes. A window meets, for each of its pairs of columns,
- * kernel_h words that follow each other; four outputs at a time share the loads of the weights.
+ * kernel_h words that follow each other; four outputs at a time share the loads of the weights, and where they lie in a
+ * column under windows of five rows with stride 1 also those of the planes.
  *
  * Weights are int16, [channel][phase][pair][row]: phase 0 for windows that start at the first column of a pair, (w0, w1),
  * (w2, w3)...; phase 1, only where stride_w is odd, for the others: (0, w0), (w1, w2)... Where the short requantisation
@@ -68,70 +69,101 @@ struct blocks {
     "asr " #y ", " #y ", r12\n"        \
     "ssat " #y ", #8, " #y "\n"
 
-/* s0-s14 hold the arguments; r0-r3 walk the four windows, r4 the weights, sums in r6-r9. */
-__attribute__((naked, noinline)) static void run_blocks(__attribute__((unused)) const struct blocks *blocks)
-{
-    __asm volatile(
-        ".syntax unified\n"
-        "push {r4-r11, lr}\n"
-        "vldm r0, {s0-s14}\n"
-        "1:\n"
-        "vmov r0, s0\n"
-        "vmov r14, s1\n"
-        "vmov r4, s4\n"
-        "vmov r6, s8\n"
-        "vmov r12, s7\n"
-        "add r1, r0, r14\n"
-        "add r2, r1, r14\n"
-        "add r3, r2, r14\n"
-        "add r12, r12, r0\n"
-        "vmov s0, r12\n"
-        "mov r7, r6\n"
-        "mov r8, r6\n"
-        "mov r9, r6\n"
-        "2:\n"
-        "vmov r12, s3\n"
-        "add r12, r12, r4\n"
-        "3:\n"
-        "ldr r5, [r4], #4\n"
-        "ldr r10, [r0], #4\n"
-        "ldr r11, [r1], #4\n"
-        "smlad r6, r10, r5, r6\n"
-        "smlad r7, r11, r5, r7\n"
-        "ldr r10, [r2], #4\n"
-        "ldr r11, [r3], #4\n"
-        "smlad r8, r10, r5, r8\n"
-        "smlad r9, r11, r5, r9\n"
-        "cmp r4, r12\n"
-        "bne 3b\n"
-        "vmov r5, s2\n"
-        "vmov r12, s5\n"
-        "adds r0, r0, r5\n"
-        "adds r1, r1, r5\n"
-        "adds r2, r2, r5\n"
-        "adds r3, r3, r5\n"
-        "cmp r4, r12\n"
-        "bne 2b\n"
-        "vmov r10, s9\n"
-        "vmov r11, s10\n"
-        "vmov r12, s11\n"
-        NARROW(r6) NARROW(r7) NARROW(r8) NARROW(r9)
-        "vmov r0, s12\n"
-        "vmov r1, s13\n"
-        "vmov r2, s6\n"
-        "strb r6, [r0]\n"
-        "strb r7, [r0, r1]\n"
-        "strb r8, [r0, r1, lsl #1]\n"
-        "vmov r3, s14\n"
-        "add r3, r3, r0\n"
-        "add r0, r0, r1, lsl #1\n"
-        "strb r9, [r0, r1]\n"
-        "vmov s12, r3\n"
-        "subs r2, r2, #1\n"
-        "vmov s6, r2\n"
-        "bne 1b\n"
-        "pop {r4-r11, pc}\n");
-}
+/* s0-s14 hold the arguments; a block's windows begin at r0; sums in r6-r9. */
+#define RUN_BLOCKS(name, sums)                                                                                   \
+    __attribute__((naked, noinline)) static void name(__attribute__((unused)) const struct blocks *blocks)      \
+    {                                                                                                            \
+        __asm volatile(                                                                                          \
+            ".syntax unified\n"                                                                                  \
+            "push {r4-r11, lr}\n"                                                                                \
+            "vldm r0, {s0-s14}\n"                                                                                \
+            "1:\n"                                                                                               \
+            "vmov r0, s0\n"                                                                                      \
+            "vmov r6, s8\n"                                                                                      \
+            "vmov r12, s7\n"                                                                                     \
+            "add r12, r12, r0\n"                                                                                 \
+            "vmov s0, r12\n"                                                                                     \
+            "mov r7, r6\n"                                                                                       \
+            "mov r8, r6\n"                                                                                       \
+            "mov r9, r6\n"                                                                                       \
+            sums                                                                                                 \
+            "vmov r10, s9\n"                                                                                     \
+            "vmov r11, s10\n"                                                                                    \
+            "vmov r12, s11\n"                                                                                    \
+            NARROW(r6) NARROW(r7) NARROW(r8) NARROW(r9)                                                          \
+            "vmov r0, s12\n"                                                                                     \
+            "vmov r1, s13\n"                                                                                     \
+            "vmov r2, s6\n"                                                                                      \
+            "strb r6, [r0]\n"                                                                                    \
+            "strb r7, [r0, r1]\n"                                                                                \
+            "strb r8, [r0, r1, lsl #1]\n"                                                                        \
+            "vmov r3, s14\n"                                                                                     \
+            "add r3, r3, r0\n"                                                                                   \
+            "add r0, r0, r1, lsl #1\n"                                                                           \
+            "strb r9, [r0, r1]\n"                                                                                \
+            "vmov s12, r3\n"                                                                                     \
+            "subs r2, r2, #1\n"                                                                                  \
+            "vmov s6, r2\n"                                                                                      \
+            "bne 1b\n"                                                                                           \
+            "pop {r4-r11, pc}\n");                                                                               \
+    }
+
+/* Any window: r0-r3 walk the four windows, r4 the weights. */
+#define ANY_SUMS                   \
+    "vmov r14, s1\n"               \
+    "vmov r4, s4\n"                \
+    "add r1, r0, r14\n"            \
+    "add r2, r1, r14\n"            \
+    "add r3, r2, r14\n"            \
+    "2:\n"                         \
+    "vmov r12, s3\n"               \
+    "add r12, r12, r4\n"           \
+    "3:\n"                         \
+    "ldr r5, [r4], #4\n"           \
+    "ldr r10, [r0], #4\n"          \
+    "ldr r11, [r1], #4\n"          \
+    "smlad r6, r10, r5, r6\n"      \
+    "smlad r7, r11, r5, r7\n"      \
+    "ldr r10, [r2], #4\n"          \
+    "ldr r11, [r3], #4\n"          \
+    "smlad r8, r10, r5, r8\n"      \
+    "smlad r9, r11, r5, r9\n"      \
+    "cmp r4, r12\n"                \
+    "bne 3b\n"                     \
+    "vmov r5, s2\n"                \
+    "vmov r12, s5\n"               \
+    "adds r0, r0, r5\n"            \
+    "adds r1, r1, r5\n"            \
+    "adds r2, r2, r5\n"            \
+    "adds r3, r3, r5\n"            \
+    "cmp r4, r12\n"                \
+    "bne 2b\n"
+RUN_BLOCKS(run_blocks, ANY_SUMS)
+
+/* Windows of five rows, each one row below the one before: they share eight words a column. r1-r5 are a column's weights,
+ * r14 walks the columns. */
+#define PAIR(row) "ldr r10, [r0, #4*" #row "]\n" "ldr r11, [r0, #4*" #row "+4]\n"
+#define MAC(sum, word, weight) "smlad " #sum ", " #word ", " #weight ", " #sum "\n"
+#define FIVE_SUMS                                                                           \
+    "vmov r14, s4\n"                                                                        \
+    "vmov r12, s5\n"                                                                        \
+    "2:\n"                                                                                  \
+    "ldm r14!, {r1-r5}\n"                                                                   \
+    PAIR(0) MAC(r6, r10, r1)                                                                \
+    MAC(r6, r11, r2) MAC(r7, r11, r1)                                                       \
+    PAIR(2) MAC(r6, r10, r3) MAC(r7, r10, r2) MAC(r8, r10, r1)                              \
+    MAC(r6, r11, r4) MAC(r7, r11, r3) MAC(r8, r11, r2) MAC(r9, r11, r1)                     \
+    PAIR(4) MAC(r6, r10, r5) MAC(r7, r10, r4) MAC(r8, r10, r3) MAC(r9, r10, r2)             \
+    MAC(r7, r11, r5) MAC(r8, r11, r4) MAC(r9, r11, r3)                                      \
+    PAIR(6) MAC(r8, r10, r5) MAC(r9, r10, r4)                                               \
+    MAC(r9, r11, r5)                                                                        \
+    "vmov r10, s2\n"                                                                        \
+    "vmov r11, s3\n"                                                                        \
+    "add r0, r0, r10\n"                                                                     \
+    "add r0, r0, r11\n"                                                                     \
+    "cmp r14, r12\n"                                                                        \
+    "bne 2b\n"
+RUN_BLOCKS(run_fives, FIVE_SUMS)
 #define HAS_BLOCKS 1
 #else
 #define HAS_BLOCKS 0
@@ -163,7 +195,7 @@ static void run_line(const struct plane *plane, const uint32_t *window, const ui
             .out_step = out_step,
             .out_block = out_block,
         };
-        run_blocks(&run);
+        (distance == 1 && plane->kernel_h == 5 ? run_fives : run_blocks)(&run);
         return;
     }
 #endif

@@ -30,6 +30,7 @@ enum bf_kernel {
     BF_KERNEL_DSP_PLANES = 3,  /* depthwise_conv2d: one int16 plane per channel, any window */
     BF_KERNEL_DSP_3X3 = 4,     /* depthwise_conv2d: 3x3 with stride 1 or 2 */
     BF_KERNEL_DSP_WINOGRAD = 5, /* conv2d: 3x3 with stride 1, channels a multiple of four; int16 weights, transformed */
+    BF_KERNEL_DSP_LINE = 6,    /* depthwise_conv2d: 1x3 on a row or 3x1 on a column, with stride 1 or 2 */
 };
 
 /* Weighted kinds. Window: struct bf_window; `chunk` and `steps` are the forms' own. */
@@ -47,6 +48,8 @@ void bf_conv2d_winograd(const struct bf_window *op, const uint8_t *program, cons
 void bf_pixel(const struct bf_window *op, const uint8_t *program, const int8_t *input, int8_t *output, void *scratch);
 void bf_depthwise_3x3(const struct bf_window *op, const uint8_t *program, const int8_t *input, int8_t *output,
                       void *scratch);
+void bf_depthwise_line(const struct bf_window *op, const uint8_t *program, const int8_t *input, int8_t *output,
+                       void *scratch);
 void bf_depthwise_planes(const struct bf_window *op, const uint8_t *program, const int8_t *input, int8_t *output,
                          void *scratch);
 

@@ -135,6 +135,14 @@ static int sizes_of_form(const struct bf_window *op, uint32_t *weights, uint32_t
         *weights = 24u * op->out_c;
         return op->kernel_h == 3 && op->kernel_w == 3 && op->stride_h == op->stride_w && op->stride_h <= 2;
     }
+    case BF_KERNEL_DSP_LINE: {
+        int row = op->kernel_h == 1;
+        uint32_t length = row ? op->out_w : op->out_h, stride = row ? op->stride_w : op->stride_h;
+        *weights = 16u * op->out_c;
+        *scratch = times(4 * planes, (times(length - 1u, stride) + 4) / 2);
+        return stride <= 2 && (row ? op->kernel_w == 3 && op->in_h == 1 && op->out_h == 1
+                                   : op->kernel_w == 1 && op->kernel_h == 3 && op->in_w == 1 && op->out_w == 1);
+    }
     }
     return 0;
 }

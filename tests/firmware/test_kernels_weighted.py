@@ -36,6 +36,9 @@ FORMS: Final = {
     "depthwise_conv2d 5x1x1->5x1x{} k3x3 s1x1 same none int8": weights.DSP_3X3,
     "depthwise_conv2d 8x1x1->4x1x{} k3x3 s2x2 same none int8": weights.DSP_3X3,
     "depthwise_conv2d 1x5x1->1x5x{} k1x5 s1x1 same none int8": weights.DSP_PLANES,
+    "depthwise_conv2d 4x1x1->4x1x{} k5x1 s1x1 same none int8": weights.DSP_PLANES,
+    "depthwise_conv2d 1x5x1->1x5x{} k1x3 s1x1 same none int8": weights.DSP_LINE,
+    "depthwise_conv2d 5x1x1->3x1x{} k3x1 s2x2 same none int8": weights.DSP_LINE,
 }
 # Shapes that random operators are too small for: several chunks, bands and groups, with and without a rest.
 SHAPES: Final = (
@@ -55,7 +58,12 @@ SHAPES: Final = (
     "depthwise_conv2d 2x9x4->2x9x4 k3x3 s1x1 same relu6 int8",
     "depthwise_conv2d 1x9x5->1x9x5 k3x3 s1x1 same relu int8",
     "depthwise_conv2d 20x24x5->20x24x5 k5x5 s1x1 same relu int8",
+    "depthwise_conv2d 11x7x4->7x5x4 k5x3 s1x1 valid none int8",
     "depthwise_conv2d 1x90x7->1x30x14 k1x9 s1x3 same none int8",
+    "depthwise_conv2d 1x131x7->1x131x7 k1x3 s1x1 same none int8",
+    "depthwise_conv2d 1x64x8->1x32x8 k1x3 s1x2 same relu int8",
+    "depthwise_conv2d 67x1x4->67x1x8 k3x1 s1x1 same relu6 int8",
+    "depthwise_conv2d 67x1x6->33x1x6 k3x1 s2x2 valid relu int8",
     "depthwise_conv2d 60x1x4->60x1x4 k13x1 s1x1 same none int8",
     "depthwise_conv2d 16x16x3->13x13x3 k4x4 s1x1 valid none int8",
     "fully_connected 641->35 relu int8",
@@ -200,7 +208,7 @@ def test_ties_tell_a_missing_rounding_term(mutant: Host, isa: Isa, form: str) ->
 def test_ties_tell_a_prescaled_product_that_is_rounded(tmp_path: Any) -> None:
     """SMMLAR for SMMLA: few sums show it, so that all right shifts of prescaled channels stand side by side."""
     host, core = Host(tmp_path, "-DBF_MUTATE=2"), core_for("auto", tmp_path, "-DBF_MUTATE=2")
-    for form in [form for form, kernel in FORMS.items() if kernel == weights.DSP_3X3]:
+    for form in [form for form, kernel in FORMS.items() if kernel in (weights.DSP_3X3, weights.DSP_LINE)]:
         layer = tie_layer(form, -128, 3, shifts=tuple(range(3, 12)))
         table = np.frombuffer(layer.laid_out("dsp").channels, "<i4").reshape(-1, 4)
         scaled = (table[:, 2] != 0) & (table[:, 3] == 0)

@@ -25,7 +25,7 @@ SOURCES: Final = tuple(
     KERNELS / name
     for name in (
         *("conv2d.c", "conv2d_columns.c", "winograd.c", "pixel.c", "fully_connected.c"),
-        *("depthwise_conv2d.c", "depthwise_planes.c", "depthwise_3x3.c", "planes.c"),
+        *("depthwise_conv2d.c", "depthwise_planes.c", "depthwise_3x3.c", "depthwise_line.c", "planes.c"),
     )
 )
 KINDS: Final = {

@@ -28,6 +28,7 @@ DSP_PIXEL: Final = 2
 DSP_PLANES: Final = 3
 DSP_3X3: Final = 4
 DSP_WINOGRAD: Final = 5
+DSP_LINE: Final = 6
 
 Algorithm = Literal["direct", "winograd"]
 """How a convolution is computed: by its definition, or as Winograd's F(2x2, 3x3), which takes less than half the
@@ -157,12 +158,13 @@ def layout_weighted(
     channels = op.output[-1]
     rows = _rows(op, np.asarray(weights))
     flat = rows.reshape(channels, -1).astype(np.int64)
-    scales = (np.broadcast_to(np.asarray(s, np.int64), (channels,)) for s in (multipliers, shifts))
+    scale = np.broadcast_to(np.asarray(multipliers, np.int64), (channels,))
+    shift = np.broadcast_to(np.asarray(shifts, np.int64), (channels,))
     limit = SUM_LIMIT // 2 if form.kernel == DSP_WINOGRAD else SUM_LIMIT  # four times a sum is an int32
-    table = _channels(flat, np.asarray(bias, np.int64), in_zero, out_zero, *scales, limit)
-    if form.kernel in (DSP_PLANES, DSP_3X3):  # int16 weights: there is room to scale them
-        scale = _scaled(table, flat, out_zero if form.kernel == DSP_3X3 else None)
-        arranged = _arrange_planes(op, form.kernel, (rows * scale[:, None, None]).astype(np.int16))
+    table = _channels(flat, np.asarray(bias, np.int64), in_zero, out_zero, scale, shift, limit)
+    if form.kernel in (DSP_PLANES, DSP_3X3, DSP_LINE):  # int16 weights: there is room to scale them
+        factor = _scaled(table, flat, None if form.kernel == DSP_PLANES else out_zero)
+        arranged = _arrange_planes(op, form.kernel, (rows * factor[:, None, None]).astype(np.int16))
     elif form.kernel == DSP_WINOGRAD:
         arranged = _arrange_winograd(np.asarray(weights))
     else:
@@ -252,6 +254,8 @@ def _form(op: Operator, isa: Isa, algorithm: Algorithm) -> _Form:
     if op.kind == "depthwise_conv2d":
         if isa == "plain":
             return _plain_depthwise(op)
+        if _line_stride(op) in (1, 2):
+            return _line(op)
         return _planes_3x3(op) if op.kernel == (3, 3) and op.stride in ((1, 1), (2, 2)) else _planes(op)
     pixels = math.prod(op.output[1:-1])
     if isa == "plain":
@@ -343,6 +347,27 @@ def _planes(op: Operator) -> _Form:
     )
 
 
+def _line_stride(op: Operator) -> int:
+    """The stride along an image of one row or one column under three taps; 0 for other operators."""
+    _, height, width, _ = op.inputs[0]
+    if op.kernel == (1, 3) and height == op.output[1] == 1:
+        return op.stride[1]
+    return op.stride[0] if op.kernel == (3, 1) and width == op.output[2] == 1 else 0
+
+
+def _line(op: Operator) -> _Form:
+    channels, length = op.output[-1], math.prod(op.output[1:3])
+    pairs = ((length - 1) * _line_stride(op) + 4) // 2
+    return _Form(
+        kernel=DSP_LINE,
+        steps=0,
+        chunk=1,
+        weight_bytes=16 * channels,
+        scratch_bytes=4 * min(4, op.inputs[0][-1]) * pairs,
+        constant_lines=2 * channels,
+    )
+
+
 def _planes_3x3(op: Operator) -> _Form:
     _, out_h, out_w, channels = op.output
     stride = op.stride[0]
@@ -399,6 +424,9 @@ def _plain_depthwise(op: Operator) -> _Form:
 def _arrange_planes(op: Operator, kernel: int, rows: NDArray[np.int16]) -> bytes:
     if kernel == DSP_3X3:
         return rows[:, :, [0, 1, 1, 2]].astype("<i2").tobytes()
+    if kernel == DSP_LINE:
+        taps = np.pad(rows.reshape(len(rows), 3), ((0, 0), (0, 1)))  # a zero behind the third
+        return taps[:, [0, 1, 2, 3, 3, 0, 1, 2]].astype("<i2").tobytes()
     channels, height, width = rows.shape
     sets = []
     for phase in range(1 + op.stride[1] % 2):
