@@ -141,9 +141,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The motor example's winners on virtual parts.")
     parser.add_argument("data", type=Path)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--normalize", choices=("minmax", "standard"), default="minmax")
     parser.add_argument("--method", choices=("ConNAS", "exact"), default="ConNAS")
     options = parser.parse_args()
-    data = load(options.data)
+    data = load(options.data, options.normalize)
     chosen = np.linspace(0, len(data["y_test"]) - 1, SAMPLES).astype(int)
     x, y = data["x_test"][chosen], data["y_test"][chosen]
     print("virtual parts, no hardware; flash: firmware and network; RAM: data, stack and arena")

@@ -118,14 +118,19 @@ SCHEDULES = {
 }
 
 
-def load(path: Path) -> Arrays:
-    """The arrays of `simulator.py`, every channel brought to 0..1 by the training split."""
+def load(path: Path, normalize: str = "minmax") -> Arrays:
+    """The arrays of `simulator.py`, normalised per channel by the training split: "minmax" to 0..1 as in the paper, or
+    "standard" to mean 0 and deviation 1."""
     with np.load(path) as file:
         arrays = dict(file)
-    low = arrays["x_train"].min((0, 2), keepdims=True)
-    span = arrays["x_train"].max((0, 2), keepdims=True) - low
+    train = arrays["x_train"]
+    if normalize == "minmax":
+        offset = train.min((0, 2), keepdims=True)
+        span = train.max((0, 2), keepdims=True) - offset
+    else:
+        offset, span = (f((0, 2), keepdims=True, dtype=np.float64) for f in (train.mean, train.std))
     for split in ("train", "val", "test"):
-        arrays[f"x_{split}"] = ((arrays[f"x_{split}"] - low) / span).astype(np.float32)
+        arrays[f"x_{split}"] = ((arrays[f"x_{split}"] - offset) / span).astype(np.float32)
     return arrays
 
 
@@ -341,6 +346,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--schedule", choices=SCHEDULES, default="reduced")
+    parser.add_argument("--normalize", choices=("minmax", "standard"), default="minmax")
     parser.add_argument("--items", help="comma-separated; default: all")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1)
@@ -353,7 +359,7 @@ def main() -> None:
     )
     items = options.items.split(",") if options.items else every
     options.folder.mkdir(parents=True, exist_ok=True)
-    run(items, schedule, load(options.data), options.folder, options.device, options.seed)
+    run(items, schedule, load(options.data, options.normalize), options.folder, options.device, options.seed)
     show(options.folder, every)
 
 
