@@ -238,9 +238,10 @@ def _opened(port: str, baud: int, reply_s: float, deadline: float) -> Iterator[A
 
     line = Line(port, baud)
     line.reply_s = reply_s
+    refusals: tuple[type[Exception], ...] = (*PORT_FAILURES, ValueError)  # the last: a URL that is none
     try:
         line.connect()
-    except (*PORT_FAILURES, ValueError) as error:  # the last: a URL that is none
+    except refusals as error:
         raise not_opened(port, error) from error
     try:
         yield line

@@ -307,7 +307,9 @@ def test_inputs_that_the_model_does_not_have(link: BoardLink, index: int, count:
 def test_models_that_the_board_refuses(link: BoardLink) -> None:
     arena = link.board.arena_bytes
     put(link, model(arena_bytes=arena + 1), b"JUNK" * 8, model(flags=FAILS), model(8, 8, arena_bytes=arena))
-    with pytest.raises(Refused, match=f"takes at least {arena + 1} bytes of RAM, the arena has {arena}") as error:
+    with pytest.raises(
+        Refused, match=f"takes at least {arena + 1} bytes of RAM, the arena has {arena}"
+    ) as error:
         link.open_model(0, 32)
     assert (error.value.status, error.value.value, error.value.limit) == (Status.NO_MEMORY, arena + 1, arena)
     assert isinstance(error.value, ModelFileError)
