@@ -145,3 +145,16 @@ def test_a_full_disk_and_a_cache_that_cannot_be_written(
 def test_a_busy_machine(boardfit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getloadavg", lambda: (99.0, 0.0, 0.0))
     assert checks(boardfit, tmp_path, 0)["load"]["status"] == "warning"
+
+
+def test_a_board_that_is_not_there_is_no_ok(boardfit: Command, tmp_path: Path) -> None:
+    """Its engine follows from the board's facts; that it answers does not."""
+    outcome = boardfit("doctor", "--target", f"serial:{tmp_path}/none?board=nucleo-l4r5zi", "--json")
+    assert outcome.code == 1
+    found = {check["name"]: check for check in outcome.document["checks"]}
+    assert found["engine"]["status"] == "ok"
+    assert found["board"]["status"] == "error"
+    assert found["board"]["remedy"]
+    outcome = boardfit("doctor", "--target", "virtual:nucleo-l4r5zi", "--json")
+    assert outcome.code == 0
+    assert "board" not in {check["name"] for check in outcome.document["checks"]}

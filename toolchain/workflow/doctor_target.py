@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from targets.session import describe
+from targets.session import describe, open_target
 from targets.ssh.install import install
 from targets.ssh.session import look
 from toolchain.errors import BoardfitError
@@ -48,7 +48,15 @@ def examine_target(
         target = describe(url)
     except BoardfitError as error:
         return [*found, _failed("engine", error)]
-    return [*found, Check("engine", "ok", f"{target.stack.label}, takes .{target.model_format} files")]
+    found.append(Check("engine", "ok", f"{target.stack.label}, takes .{target.model_format} files"))
+    if target.device is not None and not url.startswith("virtual:"):
+        # A board's description follows from its facts; only the board itself can say that it is there.
+        try:
+            with open_target(url) as session:
+                found.append(Check("board", "ok", f"answers as {session.stack.label}"))
+        except BoardfitError as error:
+            found.append(_failed("board", error))
+    return found
 
 
 def _board(url: str, report: Mapping[str, Any]) -> Iterator[Check]:
