@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from toolchain.export.native import layout, weights
@@ -118,7 +119,8 @@ class Host:
 
     def __init__(self, folder: Path, *options: str) -> None:
         gcc = shutil.which("gcc")
-        assert gcc is not None, "the host kernels need gcc"
+        if gcc is None:
+            pytest.skip("the sanitizers need gcc")
         binary = folder / "weighted"
         warnings = ("-std=c11", "-Wall", "-Wextra", "-Werror")
         sanitizers = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")

@@ -26,6 +26,11 @@ SCALE = Quantization.per_tensor(0.05, 3)
 CORES = [("dsp", "cortex-m4"), ("dsp", "cortex-m33"), ("plain", "cortex-m0plus"), ("plain", "cortex-m3")]
 
 
+needs_cc = pytest.mark.skipif(
+    shutil.which("make") is None or shutil.which("cc") is None, reason="no make or no C compiler (cc) here"
+)
+
+
 def make(folder: Path, *arguments: str) -> str:
     """Standard output of make, whose errors and warnings fail the test."""
     done = subprocess.run(
@@ -41,6 +46,7 @@ def outputs_of(said: str) -> list[int]:
     return [int(value) for value in re.findall(r"^output\[\d+\] = (-?\d+)$", said, re.M)]
 
 
+@needs_cc
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize(
     "name",
@@ -61,6 +67,7 @@ def test_a_network_runs_on_the_host(tmp_path: Path, name: str, isa: Isa) -> None
     assert f" {arena_bytes(graph, isa)} bytes" in readme
 
 
+@needs_cc
 def test_a_wrong_output_is_noticed(tmp_path: Path) -> None:
     write_c_project(quantized_chain(), tmp_path)
     sample = tmp_path / "sample.h"
@@ -75,6 +82,7 @@ def test_a_wrong_output_is_noticed(tmp_path: Path) -> None:
     assert "1 outputs are wrong" in done.stdout
 
 
+@needs_cc
 @pytest.mark.slow
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(graph=int8_graphs(max_blocks=5), isa=st.sampled_from(ISAS))
@@ -84,6 +92,7 @@ def test_random_graphs_run_on_the_host(tmp_path_factory, graph: Graph, isa: Isa)
     assert make(folder, "run").endswith("all outputs are right\n")
 
 
+@needs_cc
 def test_several_inputs_and_outputs(tmp_path: Path) -> None:
     b = GraphBuilder("int8")
     x, y = b.input((1, 3, 3, 2), SCALE), b.input((1, 3, 3, 2), SCALE)
