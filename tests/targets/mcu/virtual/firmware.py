@@ -34,7 +34,8 @@ _FLAGS = ["-Os", "-ffreestanding", "-fno-common", "-nostdlib", "-Wall", "-Wextra
 _TOOLS = {
     "gcc": ["arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard", "-static"],
     "zig": [
-        sys.executable, "-m", "ziglang", "cc", "-target", "thumb-freestanding-eabihf", "-mcpu=cortex_m4+vfp4d16sp",
+        sys.executable, "-m", "ziglang", "cc", "-g", "-target", "thumb-freestanding-eabihf",
+        "-mcpu=cortex_m4+vfp4d16sp",
     ],
 }  # fmt: skip
 
