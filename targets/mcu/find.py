@@ -325,12 +325,16 @@ def _guessed(
         return replace(
             plain, guess=named[0], possible=(named[0],), why=f"MBED.HTM on its drive has code {code}"
         )
-    shown = label or (mount.folder.name if mount else "")  # a mount's folder has the label's name, or any other
+    shown = label or (
+        mount.folder.name if mount else ""
+    )  # a mount's folder has the label's name, or any other
     found = re.fullmatch(r"NODE?_([A-Z0-9]+?)\d?", shown)
     if found:
         # A second mount gets a digit (NODE_F446RE1), and the prefix has three or four letters.
         words = {found.group(1), shown.partition("_")[2]}
-        named = [b.name for b in boards if b.programmer.drive and b.programmer.drive.partition("_")[2] in words]
+        named = [
+            b.name for b in boards if b.programmer.drive and b.programmer.drive.partition("_")[2] in words
+        ]
         if named:
             return replace(plain, guess=named[0], possible=(named[0],), why=f"its drive is called {shown}")
     if found or label:
