@@ -8,8 +8,12 @@
 
 #include "../runtime/program.h"
 
-/* Which forms are compiled: those of the core's instruction set; on a host both, in C. */
-#if defined(__ARM_FEATURE_DSP)
+/* Which forms are compiled: those of the core's instruction set; on a host both, in C. A C project of a network for
+ * plain cores says BF_PLAIN_ONLY, so that it needs no other file. */
+#if defined(BF_PLAIN_ONLY)
+#define BF_WITH_DSP 0
+#define BF_WITH_PLAIN 1
+#elif defined(__ARM_FEATURE_DSP)
 #define BF_WITH_DSP 1
 #define BF_WITH_PLAIN 0
 #elif defined(__arm__)

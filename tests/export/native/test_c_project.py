@@ -14,12 +14,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import firmware
+from profilers.single import operator_model
 from tests.firmware.test_native import quantized_chain, quantized_net
 from tests.random_graphs import int8_graphs
+from toolchain.export.native import c_project as module
 from toolchain.export.native.c_project import c_project, write_c_project
 from toolchain.export.native.footprint import arena_bytes, program_bytes
 from toolchain.export.native.layout import ISAS, Isa
-from toolchain.graph import Graph, GraphBuilder, Quantization
+from toolchain.graph import Graph, GraphBuilder, Operator, Quantization
 from toolchain.graph.integer_reference import run_int8
 
 SCALE = Quantization.per_tensor(0.05, 3)
@@ -119,7 +122,7 @@ def test_it_compiles_for_boards(tmp_path: Path, isa: Isa, cpu: str) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
-    library = tmp_path / "build" / "libmodel.a"
+    library = tmp_path / "build" / cpu / "libmodel.a"
     undefined = subprocess.run(
         ["arm-none-eabi-nm", "-u", str(library)], capture_output=True, text=True, check=True
     ).stdout
@@ -162,3 +165,32 @@ def test_only_used_kernels_come_along() -> None:
         "kernels/binary.c", "kernels/copy.c", "kernels/pad.c", "kernels/pool.c", "kernels/softmax.c", "kernels/table.c",
     }  # fmt: skip
     assert c_project(quantized_chain()) == c_project(quantized_chain())
+
+
+@needs_cc
+def test_objects_of_one_core_are_not_taken_for_another(tmp_path: Path) -> None:
+    if shutil.which("arm-none-eabi-gcc") is None:
+        pytest.skip("no arm-none-eabi-gcc here")
+    write_c_project(quantized_chain(), tmp_path, "dsp")
+    make(tmp_path, "run")
+    for cpu in ("cortex-m4", "cortex-m33"):
+        make(tmp_path, "CROSS=arm-none-eabi-", f"CPU={cpu}")
+    folders = {path.parent.name: path.read_bytes() for path in tmp_path.glob("build/*/libmodel.a")}
+    assert folders.keys() == {"host", "cortex-m4", "cortex-m33"}
+    assert len(set(folders.values())) == 3
+
+
+def test_the_forms_are_those_of_the_header() -> None:
+    header = (Path(firmware.__file__).parent / "kernels" / "kernels.h").read_text(encoding="utf-8")
+    numbers = {int(n) for n in re.findall(r"^    BF_KERNEL_DSP_\w+ = (\d+)", header, re.M)}
+    assert {number for _, number in module._FORMS} == numbers
+    for function in module._FORMS.values():
+        assert f"void bf_{function}(const struct bf_window *op," in header
+
+
+def test_a_project_holds_no_form_that_it_does_not_run() -> None:
+    graph = operator_model(Operator.parse("conv2d 8x8x8->8x8x8 k3x3 s1x1 same relu int8"))
+    files = {name for name in c_project(graph, "dsp") if name.endswith(".c")}
+    assert "kernels/conv2d_columns.c" in files
+    assert not files & {"kernels/winograd.c", "kernels/pixel.c", "kernels/depthwise_3x3.c"}
+    assert "kernels/conv2d_columns.c" not in c_project(graph, "plain")

@@ -42,6 +42,17 @@ _CALLS: Final = {
     "softmax": ("softmax", "softmax", "program, {input}, {output}"),
     "table": ("table", "table", "program, {input}, {output}"),
 }
+# Forms of the weighted kinds (enum bf_kernel of firmware/kernels/kernels.h): a project calls the form itself, so it
+# holds no other. Form 0 is the kind's own function, which is plain C.
+_FORMS: Final = {
+    ("conv2d", 1): "conv2d_columns",
+    ("conv2d", 2): "pixel",
+    ("conv2d", 5): "conv2d_winograd",
+    ("depthwise_conv2d", 3): "depthwise_planes",
+    ("depthwise_conv2d", 4): "depthwise_3x3",
+    ("depthwise_conv2d", 6): "depthwise_line",
+    ("fully_connected", 2): "pixel",
+}
 
 
 def write_c_project(graph: Graph, folder: Path, isa: Isa = "dsp", *, name: str = "model") -> tuple[str, ...]:
@@ -68,7 +79,7 @@ def c_project(graph: Graph, isa: Isa = "dsp", *, name: str = "model") -> dict[st
     """The files of `write_c_project`: name -> contents. The same graph gives the same files."""
     program = write_program(graph, isa)
     info = read_program(program)
-    kernels = _kernel_files({f"bf_{_CALLS[op.kind][1]}" for op in info.operators} | {"bf_copy_bytes"})
+    kernels = _kernel_files({f"bf_{_function(op)}" for op in info.operators} | {"bf_copy_bytes"})
     files = {
         "README.txt": _readme(graph, info, isa, name, kernels),
         "Makefile": _makefile(isa, kernels),
@@ -84,7 +95,9 @@ def c_project(graph: Graph, isa: Isa = "dsp", *, name: str = "model") -> dict[st
 
 
 def _kernel_files(wanted: Iterable[str]) -> list[str]:
-    """The C files that define these functions and all that they call."""
+    """The C files that define these functions and all that they call, but for forms that nobody asks for."""
+    wanted = set(wanted)
+    unused = {f"bf_{form}" for form in _FORMS.values()} - wanted
     texts = {path.name: path.read_text(encoding="utf-8") for path in (_SOURCES / "kernels").glob("*.c")}
     home = {
         function: file
@@ -96,7 +109,9 @@ def _kernel_files(wanted: Iterable[str]) -> list[str]:
     while waiting:
         file = waiting.pop()
         found.add(file)
-        waiting |= {home[word] for word in re.findall(r"\bbf_\w+", texts[file]) if word in home} - found
+        waiting |= {
+            home[word] for word in re.findall(r"\bbf_\w+", texts[file]) if word in home.keys() - unused
+        } - found
     return sorted(found)
 
 
@@ -193,8 +208,14 @@ void model_run({parameters})
 """
 
 
+def _function(op: ProgramOperator) -> str:
+    """The function that runs an operator, without its prefix."""
+    return _FORMS.get((op.kind, op.kernel), _CALLS[op.kind][1])
+
+
 def _call(program: bytes, at: int, op: ProgramOperator) -> str:
-    struct, function, arguments = _CALLS[op.kind]
+    struct, _, arguments = _CALLS[op.kind]
+    function = _function(op)
 
     def place(where: int) -> str:
         if where & layout.IN_PROGRAM:
@@ -266,37 +287,42 @@ int main(void)
 def _makefile(isa: Isa, kernels: Sequence[str]) -> str:
     sources = " ".join(["model.c", *(f"kernels/{file}" for file in kernels)])
     cpu = "cortex-m4" if isa == "dsp" else "cortex-m0plus"
+    only = "" if isa == "dsp" else " -DBF_PLAIN_ONLY"
     return f"""# make run                         compile for this machine, run the sample, compare its outputs
-# make CROSS=arm-none-eabi-        compile for {cpu}: build/libmodel.a
+# make CROSS=arm-none-eabi-        compile for {cpu}: build/{cpu}/libmodel.a
 # make CROSS=arm-none-eabi- CPU=cortex-m33
 CFLAGS = -std=c11 -O2 -Wall -Wextra
+FORMS ={only}
 SOURCES = {sources}
 HEADERS = $(wildcard *.h kernels/*.h runtime/*.h)
 
+# Each core has a folder of its own: objects of one are never linked for another.
+BUILD = build/host
 ifdef CROSS
 CPU = {cpu}
+BUILD = build/$(CPU)
 CC = $(CROSS)gcc
 AR = $(CROSS)ar
-CFLAGS += -mcpu=$(CPU) -mthumb -ffreestanding -ffunction-sections -fdata-sections $(FLOAT_$(CPU))
+CORE = -mcpu=$(CPU) -mthumb -ffreestanding -ffunction-sections -fdata-sections $(FLOAT_$(CPU))
 FLOAT_cortex-m4 = -mfloat-abi=hard -mfpu=fpv4-sp-d16
 FLOAT_cortex-m7 = -mfloat-abi=hard -mfpu=fpv5-sp-d16
 FLOAT_cortex-m33 = -mfloat-abi=hard -mfpu=fpv5-sp-d16
 endif
 
-OBJECTS = $(SOURCES:%.c=build/%.o)
+OBJECTS = $(SOURCES:%.c=$(BUILD)/%.o)
 
-build/libmodel.a: $(OBJECTS)
+$(BUILD)/libmodel.a: $(OBJECTS)
 	$(AR) rcs $@ $(OBJECTS)
 
-build/%.o: %.c $(HEADERS)
+$(BUILD)/%.o: %.c $(HEADERS)
 	@mkdir -p $(dir $@)
-	$(CC) $(CFLAGS) -c $< -o $@
+	$(CC) $(CFLAGS) $(CORE) $(FORMS) -c $< -o $@
 
-build/example: main.c build/libmodel.a
-	$(CC) $(CFLAGS) main.c build/libmodel.a -o $@
+$(BUILD)/example: main.c $(BUILD)/libmodel.a
+	$(CC) $(CFLAGS) $(CORE) $(FORMS) main.c $(BUILD)/libmodel.a -o $@
 
-run: build/example
-	./build/example
+run: $(BUILD)/example
+	./$(BUILD)/example
 
 clean:
 	rm -rf build
@@ -317,9 +343,9 @@ Kernels for           {cores}
 
 make run                     compile for this machine and run the sample of sample.h; its outputs are
                              those of TensorFlow Lite Micro, bit for bit
-make CROSS=arm-none-eabi-    compile build/libmodel.a for the board; CPU=... chooses the core
+make CROSS=arm-none-eabi-    compile build/CORE/libmodel.a for the board; CPU=CORE chooses another core
 
-On the board: link build/libmodel.a, include model.h, call model_run(). Inputs and outputs are int8; their scales and
+On the board: link that libmodel.a, include model.h, call model_run(). Inputs and outputs are int8; their scales and
 zero points stand in model.h. The code needs no C library, no heap and no start-up.
 
 model.c model.h    the network: descriptors, weights, one call for each operator
