@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported, which most t
 # zig builds its own runtime libraries once per cache, which takes longer than most tests: they share the user's.
 _CACHES = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 os.environ.setdefault("ZIG_GLOBAL_CACHE_DIR", str(_CACHES / "zig"))
+# A shell that starts the tests in the background lets them ignore Ctrl-C, and all that they start would inherit that.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

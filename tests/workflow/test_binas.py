@@ -153,7 +153,7 @@ def test_export_and_deploy_go_on(searched: Path) -> None:
 
 def test_without_matplotlib_the_answer_stands(searched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = search(open_project(searched))
-    monkeypatch.setattr(binas, "_can_draw", lambda: False)
+    monkeypatch.setattr(binas, "can_draw", lambda: False)
     outcome = search(open_project(searched), budgets=(Budget("flash_bytes", 19_999.0),))
     assert outcome.selection is not None
     assert outcome.selection.plots == ()
