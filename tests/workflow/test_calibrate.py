@@ -91,3 +91,9 @@ def test_a_board_that_contradicts_the_model_is_refused(
 def test_a_virtual_board_is_no_reference() -> None:
     with pytest.raises(ConfigurationError, match=r"its cycles are the model's own.*serial:"):
         calibrate(VIRTUAL)
+
+
+@pytest.mark.parametrize("url", ["cpu:litert", "ssh://pi@board"])
+def test_what_is_no_microcontroller_is_said(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="no microcontroller"):
+        calibrate(url)

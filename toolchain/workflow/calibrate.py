@@ -16,6 +16,7 @@ from toolchain.errors import ConfigurationError, DeviceError
 from toolchain.graph.operator import Operator
 from toolchain.measurement import Measurement
 from toolchain.workflow.project import Progress, silent
+from toolchain.workflow.sessions import is_board
 
 # Of every kernel that takes time, from small to large, with weights that do and do not fit a flash cache.
 LAYERS: Final = (
@@ -56,6 +57,11 @@ def calibrate(url: str, *, progress: Progress = silent, folder: Path | None = No
         ConfigurationError: a virtual board, a board without a timing model, or layers that contradict it.
         DeviceError: a board cannot be opened, or refuses a layer.
     """
+    if not is_board(url):
+        raise ConfigurationError(
+            f"{url} is no microcontroller: it has no timing model to fit",
+            remedy="name a real board: serial:/dev/ttyACM0?board=nucleo-l4r5zi",
+        )
     board = parse_url(url)
     if board.virtual:
         raise ConfigurationError(
