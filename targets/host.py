@@ -32,7 +32,6 @@ from targets.runners import (
 )
 from targets.session import (
     Array,
-    Description,
     Device,
     Job,
     ModelFormat,
@@ -126,15 +125,6 @@ def model_format(url: str) -> ModelFormat:
     if engine is None:
         raise unknown_url(url)
     return engine.form
-
-
-def describe(url: str) -> Description:
-    """What a session's numbers depend on; see `targets.session.describe`, which calls this.
-
-    Raises: as `open_session`.
-    """
-    with open_session(url) as session:
-        return Description(session.stack, session.model_format, session.evidence, None)
 
 
 def open_session(

@@ -222,9 +222,9 @@ class _Opener(Protocol):
     ) -> Session: ...
 
 
-# URL scheme -> the module that offers `open_session(url, ...)`, `model_format(url)`, `describe(url)` and
-# `find() -> list[Target]`. A module is imported when one of its URLs is used: what talks to boards is heavy, and may
-# not be installed.
+# URL scheme -> the module that offers `open_session(url, ...)`, `model_format(url)` and `find() -> list[Target]`, and
+# `describe(url)` where that needs no session. A module is imported when one of its URLs is used: what talks to boards
+# is heavy, and may not be installed.
 _MODULES: Final[Mapping[str, str]] = {
     "cpu": "targets.host",
     "cuda": "targets.cuda.session",
@@ -282,7 +282,11 @@ def describe(url: str) -> Description:
         DeviceError: the engine or the compiler is not installed.
     """
     module, full = _module_of(url)
-    return cast(Callable[[str], Description], module.describe)(full)
+    own = cast("Callable[[str], Description] | None", getattr(module, "describe", None))
+    if own is not None:
+        return own(full)
+    with open_target(full) as session:
+        return Description(session.stack, session.model_format, session.evidence, session.device)
 
 
 def _module_of(url: str) -> tuple[ModuleType, str]:

@@ -25,7 +25,6 @@ from targets.host import HostSession
 from targets.runners import Loaded, OnnxRunner, Runner, TorchRunner, version
 from targets.session import (
     Array,
-    Description,
     Job,
     ModelFormat,
     Progress,
@@ -74,15 +73,6 @@ def model_format(url: str) -> ModelFormat:
         ConfigurationError: no such engine or option.
     """
     return _FORMATS[_parse(url)[0]]
-
-
-def describe(url: str) -> Description:
-    """What a session's numbers depend on; see `targets.session.describe`, which calls this.
-
-    Raises: as `open_session`.
-    """
-    with open_session(url) as session:
-        return Description(session.stack, session.model_format, session.evidence, None)
 
 
 def open_session(

@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 import numpy as np
 
 from targets import host
-from targets.session import Array, Description, Device, Job, ModelFormat, Progress, Result, Target
+from targets.session import Array, Device, Job, ModelFormat, Progress, Result, Target
 from targets.ssh.bundle import agent_file, agent_name
 from targets.ssh.connect import Address, Connection, connect, lost, parse_address
 from targets.ssh.frames import MAGIC, Frame, FrameError, encode, read
@@ -51,12 +51,6 @@ def find() -> list[Target]:
 def model_format(url: str) -> ModelFormat:
     """The kind of model file that the board's engine takes; connects to nothing."""
     return host.model_format(_parse(url)[1])
-
-
-def describe(url: str) -> Description:
-    """Stack and model format; connects, because the stack is the board's."""
-    with open_session(url) as session:
-        return Description(session.stack, session.model_format, session.evidence, None)
 
 
 def open_session(
@@ -187,12 +181,14 @@ class SshSession:
         """See `Session.run`. A model travels once, and once more after a connection was lost."""
         array = np.ascontiguousarray(inputs)
         digest = hashlib.sha256(model).hexdigest()
-        for wait_s in (*RECONNECT_S, None):
+        for tries_left in reversed(range(_FRUITLESS + 1)):
             try:
                 return self._run(digest, model, array)
             except _Lost as error:
-                self._reopen(error, wait_s)
-        raise AssertionError("the last wait raises")  # pragma: no cover
+                if not tries_left:
+                    raise lost(self.address, error) from error
+                self._reopen()
+        raise AssertionError("the last try returns or raises")  # pragma: no cover
 
     def _run(self, digest: str, model: bytes, array: Array) -> Array:
         for sent in (b"" if self._sent_model == digest else model, model):
@@ -253,8 +249,8 @@ class SshSession:
                 alone = alone or error.crashed
                 fruitless += 1
                 if fruitless > _FRUITLESS:
-                    raise self._give_up(error) from error
-                self._reopen(error, RECONNECT_S[0], all_waits=True)
+                    raise lost(self.address, error) from error
+                self._reopen()
 
     def _measured(self, jobs: Sequence[Job], settings: Settings | None, wait: bool) -> Iterator[Result]:
         head = {
@@ -328,22 +324,19 @@ class SshSession:
         self._channel.settimeout(SILENCE_S)
         self._sent_model = ""
 
-    def _reopen(self, why: _Lost, wait_s: float | None, *, all_waits: bool = False) -> None:
-        """Connect again; `wait_s` before the first try, None: give up."""
-        if wait_s is None:
-            raise self._give_up(why) from why
-        waits = RECONNECT_S if all_waits else (wait_s,)
-        for index, pause in enumerate(waits):
+    def _reopen(self) -> None:
+        """Connect again; a board that reboots is waited for.
+
+        Raises:
+            DeviceError: it did not come back within the waits.
+        """
+        for pause in RECONNECT_S[:-1]:
             time.sleep(pause)
-            try:
+            with suppress(DeviceError):
                 self.open()
                 return
-            except DeviceError:
-                if index == len(waits) - 1:
-                    raise
-
-    def _give_up(self, why: _Lost) -> DeviceError:
-        return lost(self.address, why)
+        time.sleep(RECONNECT_S[-1])
+        self.open()
 
     def _hang_up(self) -> None:
         if self._connection is not None:

@@ -156,6 +156,33 @@ def test_an_agent_that_is_killed_is_started_again(url: str, jobs: list[Job]) -> 
     assert sorted(keys) == sorted(job.key for job in jobs)
 
 
+def test_an_agent_that_is_killed_between_two_batches_is_started_again(url: str, jobs: list[Job]) -> None:
+    x = np.zeros((2, 8, 8, 1), np.int8)
+    with open_ssh(url) as board:
+        before = board.run(jobs[0].model, x)
+        os.kill(board.report["pid"], 9)
+        assert np.array_equal(board.run(jobs[0].model, x), before)
+
+
+def test_a_board_that_comes_back_late_is_waited_for(
+    url: str, jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = np.zeros((1, 8, 8, 1), np.int8)
+    with open_ssh(url) as board:
+        real, tries = ssh_session.connect, []
+
+        def late(address: object) -> object:
+            tries.append(address)
+            if len(tries) < 3:
+                raise DeviceError("cannot reach it")
+            return real(board.address)
+
+        monkeypatch.setattr(ssh_session, "connect", late)
+        os.kill(board.report["pid"], 9)
+        assert board.run(jobs[0].model, x).shape == (1, 8, 8, 8)
+        assert len(tries) == 3
+
+
 def test_a_model_that_crashes_the_engine_costs_only_itself(
     server: Sshd, jobs: list[Job], tmp_path: Path
 ) -> None:
