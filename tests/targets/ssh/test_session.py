@@ -115,11 +115,7 @@ def test_a_cable_cut_at_random_moments_loses_and_doubles_nothing(
     rng = random.Random(seed)
     cuts = [rng.randrange(500, 12_000) for _ in range(3)]
     with cable(server.port, cut_after=[10**9, *cuts]) as line:
-        known = server.folder / "known_hosts"
-        key = f"[127.0.0.1]:{line.port} {server.host_key}\n"
-        known.write_text(known.read_text() + key)
-        url = server.url.replace(f":{server.port}", f":{line.port}") + f"&python={sys.executable}"
-        board = open_ssh(url)
+        board = open_ssh(_at(server, line.port))
         board._hang_up()  # the first connection was only to open; from here on each may be cut
         keys: list[str] = []
         try:
@@ -138,12 +134,46 @@ def test_a_cable_cut_at_random_moments_loses_and_doubles_nothing(
     assert sorted(keys) == sorted(job.key for job in jobs)
 
 
+def _at(server: Sshd, port: int) -> str:
+    """The board's URL behind another port of this machine."""
+    known = server.folder / "known_hosts"
+    known.write_text(known.read_text() + f"[127.0.0.1]:{port} {server.host_key}\n")
+    return server.url.replace(f":{server.port}", f":{port}") + f"&python={sys.executable}"
+
+
+@pytest.mark.parametrize("cut_after_sent", [6_000, 60_000, 150_000])
+def test_a_cable_pulled_out_while_deploying_leaves_the_whole_old_model(
+    server: Sshd, board_home: Path, jobs: list[Job], cut_after_sent: int
+) -> None:
+    place = f"boardfit/pulled-{cut_after_sent}"
+    folder = board_home / place
+    old, new = {"weights": b"old"}, {"weights": np.random.default_rng(0).bytes(200_000)}
+    with cable(server.port, cut_after_sent=[10**9, cut_after_sent]) as line:
+        url = _at(server, line.port)
+        with open_ssh(url) as board:
+            board.deploy(jobs[0].model, place, files=old)
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        with pytest.raises(DeviceError) as caught, open_ssh(url) as board:
+            board.deploy(jobs[1].model, place, files=new)
+        assert caught.value.remedy
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+        with open_ssh(url) as board:
+            board.deploy(jobs[1].model, place, files=new)
+    assert (folder / "weights").read_bytes() == new["weights"]
+    assert not [path for path in folder.parent.iterdir() if path.name.startswith(".")]
+
+
+def test_a_home_that_cannot_be_written_is_said(server: Sshd, tmp_path: Path) -> None:
+    with sshd(tmp_path / "sshd") as other:
+        (other.home / ".cache").write_text("a file where a folder must be")  # root may write in any folder
+        with pytest.raises(DeviceError, match="cannot copy the agent") as caught:
+            open_ssh(f"{other.url}&python={sys.executable}")
+    assert "check that you may write" in caught.value.remedy
+
+
 def test_a_slow_link_is_only_slow(server: Sshd, jobs: list[Job]) -> None:
     with cable(server.port, delay_s=0.004, part_bytes=1400) as line:
-        known = server.folder / "known_hosts"
-        known.write_text(known.read_text() + f"[127.0.0.1]:{line.port} {server.host_key}\n")
-        url = server.url.replace(f":{server.port}", f":{line.port}") + f"&python={sys.executable}"
-        with open_ssh(url) as board:
+        with open_ssh(_at(server, line.port)) as board:
             assert len(list(board.measure(jobs[:3], settings=QUICK))) == 3
 
 
