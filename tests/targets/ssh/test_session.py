@@ -172,9 +172,11 @@ def test_a_home_that_cannot_be_written_is_said(server: Sshd, tmp_path: Path) -> 
 
 
 def test_a_slow_link_is_only_slow(server: Sshd, jobs: list[Job]) -> None:
-    with cable(server.port, delay_s=0.004, part_bytes=1400) as line:
-        with open_ssh(_at(server, line.port)) as board:
-            assert len(list(board.measure(jobs[:3], settings=QUICK))) == 3
+    with (
+        cable(server.port, delay_s=0.004, part_bytes=1400) as line,
+        open_ssh(_at(server, line.port)) as board,
+    ):
+        assert len(list(board.measure(jobs[:3], settings=QUICK))) == 3
 
 
 def test_an_agent_that_is_killed_is_started_again(url: str, jobs: list[Job]) -> None:
