@@ -1,0 +1,159 @@
+"""How an exported and a deployed network are shown, and the whole loop."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from toolchain.cli.console import print_json, print_table, stdout
+from toolchain.cli.show.finding import search, search_json
+from toolchain.cli.show.measuring import profile, profile_json
+from toolchain.cli.show.words import count, note, stack_note
+
+if TYPE_CHECKING:
+    from toolchain.export.verify import Comparison
+    from toolchain.workflow.deploy import DeployOutcome, UndoOutcome
+    from toolchain.workflow.export import CProject, ExportOutcome
+    from toolchain.workflow.run import RunOutcome
+
+
+def export(outcome: ExportOutcome, as_json: bool, c_project: CProject | None = None) -> None:
+    """Files and comparisons; and the C project, where one was written."""
+    if as_json:
+        more = {} if c_project is None else {"c_project": asdict(c_project)}
+        print_json("export", {**export_json(outcome), **more})
+        return
+    title = f"Files in {outcome.folder}" + (" (nothing changed: the earlier files)" if outcome.reused else "")
+    print_table(
+        title, ("file", "bytes|"), [(name, f"{size:,}") for name, size in sorted(outcome.files.items())]
+    )
+    sizes = {row.samples for row in outcome.verification.rows if row.samples}
+    print_table(
+        "Verification on the test split"
+        + "".join(f" ({count(size, 'sample')})" for size in sizes if len(sizes) == 1),
+        (
+            "compared",
+            "status",
+            *(["samples|"] if len(sizes) > 1 else []),
+            "differ|",
+            "max error|",
+            "top-1|",
+            "accuracy|",
+        ),
+        [_verification_cells(row, len(sizes) > 1) for row in outcome.verification.rows],
+    )
+    for row in outcome.verification.rows:
+        if row.reason:
+            stdout().print(f"  {row.name}: {row.reason}")
+    if c_project is not None:
+        stdout().print(
+            f"C project in {c_project.folder}: {count(len(c_project.files), 'file')}, {c_project.isa} kernels; "
+            "`make run` there compares its outputs with the reference's"
+        )
+
+
+def deploy(outcome: DeployOutcome, as_json: bool) -> None:
+    """Predicted beside measured."""
+    if as_json:
+        print_json("deploy", deploy_json(outcome))
+        return
+    out = stdout()
+    _accuracy_table(outcome)
+    print_table(
+        "Predicted and measured: "
+        + ", ".join(f"{one.model} on {one.stack.label}" for one in outcome.targets),
+        ("metric", "budget|", "predicted|", "measured|", "error|", "measured as", "budget is"),
+        [r.cells() for r in outcome.rows],
+    )
+    for one in outcome.targets:
+        if len(outcome.targets) > 1:
+            out.print(f"{one.name}, {one.url}", style="bold")
+        if one.slowdown > 1.03:
+            out.print(
+                f"note: when this was measured the machine was {one.slowdown:.2f} times slower than in its best "
+                "phase, to which predictions refer"
+            )
+        if "stack_bytes" in one.details:
+            out.print(
+                f"on the device: arena {int(one.details['arena_bytes']):,} B, "
+                f"model {int(one.details['model_bytes']):,} B, "
+                f"deepest stack {int(one.details['stack_bytes']):,} of "
+                f"{int(one.details['stack_reserved_bytes']):,} B"
+            )
+        note(one.note)
+        stack_note(one.stack)
+        out.print(f"deployed in {one.place}")
+
+
+def undo(outcome: UndoOutcome, as_json: bool) -> None:
+    """Where the earlier network stands again."""
+    if as_json:
+        print_json("undo", {"places": dict(outcome.places)})
+        return
+    for name, place in outcome.places:
+        stdout().print(f"{name}: what stood there before stands again in {place}")
+
+
+def run(outcome: RunOutcome, as_json: bool) -> None:
+    """The whole loop."""
+    if as_json:
+        print_json(
+            "run",
+            {
+                "profile": profile_json(outcome.profile),
+                "search": search_json(outcome.search),
+                "export": export_json(outcome.export),
+                "deploy": deploy_json(outcome.deploy),
+            },
+        )
+        return
+    profile(outcome.profile, False)
+    search(outcome.search, False)
+    export(outcome.export, False)
+    deploy(outcome.deploy, False)
+
+
+def _accuracy_table(outcome: DeployOutcome) -> None:
+    rows = [(f"{name}, reference", f"{100 * value:.2f} %") for name, value in outcome.accuracy_before.items()]
+    notes = []
+    for one in outcome.targets:
+        where = "target" if len(outcome.targets) == 1 else one.name
+        equal = "every value equal" if one.differing == 0 else f"top-1 agrees on {100 * one.agreement:.1f} %"
+        rows.append((f"on {where} ({one.model})", f"{100 * one.accuracy:.2f} %"))
+        notes.append(
+            f"{where} against reference: {equal}, largest difference {one.max_difference:.3g}"
+            + (" int8 steps" if one.differing is not None else "")
+        )
+    print_table(
+        f"Accuracy on {outcome.targets[0].samples} test samples",
+        ("network", "accuracy|"),
+        rows,
+        notes="\n".join(notes),
+    )
+
+
+def _verification_cells(row: Comparison, samples: bool) -> tuple[str, ...]:
+    def number(value: float | int | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    return (
+        row.name + (f"\n  {row.limit}" if row.limit else ""),
+        row.status.upper() if row.status == "failed" else row.status,
+        *([str(row.samples) if row.samples else "-"] if samples else []),
+        number(row.differing, ","),
+        number(row.max_error, ".2g"),
+        "-" if row.agreement is None else f"{100 * row.agreement:.1f} %",
+        "-" if row.accuracy is None else f"{100 * row.accuracy:.2f} %",
+    )
+
+
+def export_json(outcome: ExportOutcome) -> dict[str, Any]:
+    return {**asdict(outcome), "folder": str(outcome.folder), "verified": outcome.verification.ok}
+
+
+def deploy_json(outcome: DeployOutcome) -> dict[str, Any]:
+    return {
+        **asdict(outcome),
+        "targets": [{**asdict(one), "stack": one.stack.as_dict()} for one in outcome.targets],
+        "rows": [row.as_dict() for row in outcome.rows],
+    }

@@ -1,0 +1,38 @@
+"""Words and lines that several outcomes share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from toolchain.cli.console import stdout
+from toolchain.units import BUDGET_METRICS, plain_metric
+
+if TYPE_CHECKING:
+    from toolchain.measurement import Stack
+
+
+def rank(item: tuple[str, float]) -> int:
+    """Metrics in the order of the budgets, whether a result is fresh or was read from a file."""
+    known = [metric for metric, _ in BUDGET_METRICS.values()]
+    plain = plain_metric(item[0])
+    return known.index(plain) if plain in known else len(known)
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def shape(shape: Sequence[int]) -> str:
+    return "x".join(str(d) for d in shape)
+
+
+def note(text: str) -> None:
+    """What every figure above must be read with."""
+    if text:
+        stdout().print(f"note: {text}")
+
+
+def stack_note(stack: Stack) -> None:
+    fields = ", ".join(f"{key} {value}" for key, value in stack.fields if key != "protocol")
+    stdout().print(f"stack {stack.fingerprint}: {fields}")
