@@ -31,6 +31,7 @@ from targets.runners import (
     version,
 )
 from targets.session import (
+    HERE,
     Array,
     Device,
     Job,
@@ -125,6 +126,11 @@ def model_format(url: str) -> ModelFormat:
     if engine is None:
         raise unknown_url(url)
     return engine.form
+
+
+def device_of(url: str) -> str:
+    """See `targets.session.device_of`."""
+    return HERE
 
 
 def open_session(
@@ -268,7 +274,7 @@ class HostSession:
                     final += 1
                     if progress is not None:
                         progress(final, len(jobs))
-                    yield self._result(found)
+                    yield result_of(found)
             except AnchorError as error:
                 raise DeviceError(
                     f"the anchor model stopped working: {error}", remedy="use another anchor model"
@@ -328,28 +334,26 @@ class HostSession:
             return str(error)
         return "the engine refused the model, and then did not"
 
-    def _result(self, found: Timing | Failure) -> Result:
-        if isinstance(found, Failure):
-            return Result(found.key, None, found.reason)
-        return Result(
-            found.key,
-            Measurement(
-                metric="latency_us",
-                value=found.p_us,
-                evidence=Evidence.HOST_WALL,
-                samples=found.samples_us,
-                unstable=found.unstable,
-                details={
-                    "anchor_ratio": f"{found.ratio:.6g}",
-                    "anchor_us": f"{found.anchor_us:.6g}",
-                    "best_anchor_us": f"{found.best_anchor_us:.6g}",
-                    "overhead_us": f"{found.overhead_us:.6g}",
-                    "loops": str(found.loops),
-                    "windows": str(found.windows),
-                },
-                taken_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            ),
-        )
+
+def result_of(found: Timing | Failure) -> Result:
+    """What the timing protocol found, as a session gives it."""
+    if isinstance(found, Failure):
+        return Result(found.key, None, found.reason)
+    details = {
+        "anchor_ratio": f"{found.ratio:.6g}",
+        "anchor_us": f"{found.anchor_us:.6g}",
+        "best_anchor_us": f"{found.best_anchor_us:.6g}",
+        "overhead_us": f"{found.overhead_us:.6g}",
+        "loops": str(found.loops),
+        "windows": str(found.windows),
+    }
+    taken_at = datetime.now(UTC).isoformat(timespec="seconds")
+    return Result(
+        found.key,
+        Measurement(
+            "latency_us", found.p_us, Evidence.HOST_WALL, found.samples_us, found.unstable, details, taken_at
+        ),
+    )
 
 
 def machine() -> dict[str, str]:

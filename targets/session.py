@@ -6,18 +6,18 @@ gives outputs and measurements. Nothing here knows what a network is.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any, Final, Literal, Protocol, Self, cast
+from typing import Any, Final, Literal, Protocol, Self, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from targets import registry
 from targets.timing import Settings
-from toolchain.errors import ConfigurationError
+from toolchain.errors import BoardfitError, ConfigurationError
 from toolchain.measurement import Evidence, Measurement, Stack
 
 # native-*: a program of the firmware's own runtime, laid out for cores with and without DSP instructions
@@ -222,20 +222,8 @@ class _Opener(Protocol):
     ) -> Session: ...
 
 
-# URL scheme -> the module that offers `open_session(url, ...)`, `model_format(url)` and `find() -> list[Target]`, and
-# `describe(url)` where that needs no session. A module is imported when one of its URLs is used: what talks to boards
-# is heavy, and may not be installed.
-_MODULES: Final[Mapping[str, str]] = {
-    "cpu": "targets.host",
-    "cuda": "targets.cuda.session",
-    "host": "targets.host",
-    "virtual": "targets.mcu.session",
-    "serial": "targets.mcu.session",
-    "socket": "targets.mcu.session",
-    "rfc2217": "targets.mcu.session",
-    "ssh": "targets.ssh.session",
-}
 ALIASES: Final[Mapping[str, str]] = {"cpu": "cpu:litert"}
+HERE: Final = "this machine"  # as `device_of` calls it
 
 
 def open_target(
@@ -268,7 +256,33 @@ def model_format(url: str) -> ModelFormat:
         ConfigurationError: unknown URL or option.
     """
     module, full = _module_of(url)
-    return cast(Callable[[str], ModelFormat], module.model_format)(full)
+    form = cast(Callable[[str], ModelFormat], module.model_format)(full)
+    if form not in get_args(ModelFormat):
+        raise ConfigurationError(
+            f"{url} takes {form!r} files, which boardfit does not write",
+            remedy=f"{module.__name__}.model_format must give one of {', '.join(get_args(ModelFormat))}",
+        )
+    return form
+
+
+def is_board(url: str) -> bool:
+    """A microcontroller, real or virtual: it takes int8 models alone and counts for itself. Anything else is a
+    machine, whose noisy times are taken beside an anchor. Opens nothing.
+
+    Raises:
+        ConfigurationError: unknown URL.
+    """
+    return bool(_optional(url, "is_board", lambda full: False))
+
+
+def device_of(url: str) -> str:
+    """What a target is measured on: two of the same device are measured one after the other. `HERE` is this machine,
+    where nothing else may run meanwhile. By default each address is a device of its own. Opens nothing.
+
+    Raises:
+        ConfigurationError: unknown URL.
+    """
+    return str(_optional(url, "device_of", lambda full: full.partition("?")[0]))
 
 
 def describe(url: str) -> Description:
@@ -292,19 +306,43 @@ def describe(url: str) -> Description:
 def _module_of(url: str) -> tuple[ModuleType, str]:
     """The module that knows the URL, and the URL without abbreviations."""
     full = ALIASES.get(url, url)
-    name = _MODULES.get(full.partition(":")[0])
-    if name is None:
+    module = registry.module_of(full.partition(":")[0])
+    if module is None:
         raise unknown_url(url)
-    return importlib.import_module(name), full
+    return module, full
+
+
+def _optional(url: str, name: str, default: Callable[[str], Any]) -> Any:
+    """What a module's function says of a URL, or the default where the module has none."""
+    module, full = _module_of(url)
+    return getattr(module, name, default)(full)
 
 
 def list_targets() -> list[Target]:
-    """What exists here: CPU engines and boards, installed or not; opens nothing and measures nothing."""
+    """What exists here: CPU engines, boards and plug-ins, installed or not; opens nothing and measures nothing.
+
+    A plug-in that does not work is listed as not available, with the reason.
+    """
     found: list[Target] = []
-    for module in dict.fromkeys(_MODULES.values()):
-        find = cast(Callable[[], list[Target]], importlib.import_module(module).find)
-        found.extend(find())
+    for source in registry.sources():
+        if not source.plugin:
+            found.extend(source.load().find())
+            continue
+        try:
+            listed = [*source.load().find()]
+            label = f"plug-in {source.plugin}"
+            found.extend(replace(t, notes=f"{t.notes}; {label}" if t.notes else label) for t in listed)
+        except Exception as error:  # of somebody else's code; the other targets are listed all the same
+            why = error if isinstance(error, BoardfitError) else _broken(source, error)
+            found.append(Target(f"{source.scheme}:", source.scheme, why.message, False, why.remedy))
     return found
+
+
+def _broken(source: registry.Source, error: Exception) -> BoardfitError:
+    return ConfigurationError(
+        f"find() of the plug-in {source.plugin} failed: {type(error).__name__}: {error}",
+        remedy=f"report it to its authors, or pip uninstall {source.plugin.partition(' ')[0]}",
+    )
 
 
 def unknown_url(url: str, why: str = "") -> ConfigurationError:

@@ -24,6 +24,7 @@ from targets.cuda.torch_gpu import TorchGpu, require_cuda
 from targets.host import HostSession
 from targets.runners import Loaded, OnnxRunner, Runner, TorchRunner, version
 from targets.session import (
+    HERE,
     Array,
     Job,
     ModelFormat,
@@ -73,6 +74,11 @@ def model_format(url: str) -> ModelFormat:
         ConfigurationError: no such engine or option.
     """
     return _FORMATS[_parse(url)[0]]
+
+
+def device_of(url: str) -> str:
+    """See `targets.session.device_of`: this machine launches the work."""
+    return HERE
 
 
 def open_session(

@@ -121,6 +121,18 @@ def model_format(url: str) -> ModelFormat:
     return _form(parse_url(url))
 
 
+def is_board(url: str) -> bool:
+    """See `targets.session.is_board`."""
+    return True
+
+
+def device_of(url: str) -> str:
+    """See `targets.session.device_of`. A virtual board is one of its own: its counter does not depend on what else
+    this machine does.
+    """
+    return url if url.startswith("virtual:") else url.partition("?")[0]
+
+
 def describe(url: str) -> Description:
     """See `targets.session.describe`: from the board's facts, and the firmware as it is built here."""
     parsed = parse_url(url)

@@ -7,6 +7,7 @@ drops is made again and the jobs that have no result yet are asked again; what h
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -14,11 +15,12 @@ from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
+from urllib.parse import urlsplit
 
 import numpy as np
 
 from targets import host
-from targets.session import Array, Device, Job, ModelFormat, Progress, Result, Target
+from targets.session import HERE, Array, Device, Job, ModelFormat, Progress, Result, Target
 from targets.ssh.bundle import agent_file, agent_name
 from targets.ssh.connect import Address, Connection, connect, lost, parse_address
 from targets.ssh.frames import MAGIC, Frame, FrameError, encode, read
@@ -51,6 +53,16 @@ def find() -> list[Target]:
 def model_format(url: str) -> ModelFormat:
     """The kind of model file that the board's engine takes; connects to nothing."""
     return host.model_format(_parse(url)[1])
+
+
+def device_of(url: str) -> str:
+    """See `targets.session.device_of`: the host, whatever its port and options; a loopback address is this machine."""
+    host_name = urlsplit(url).hostname or ""
+    try:
+        here = ipaddress.ip_address(host_name).is_loopback
+    except ValueError:
+        here = host_name == "localhost"
+    return HERE if here else f"ssh {host_name}"
 
 
 def open_session(

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from targets.session import HERE, device_of
 from tests.workflow.projects import make_project
 from toolchain.errors import DeviceError
 from toolchain.workflow.config import TargetSection
 from toolchain.workflow.project import Progress, open_project, silent
-from toolchain.workflow.targets import HERE, device_of, each, lanes, place_of
+from toolchain.workflow.targets import each, lanes, place_of
 
 LOOPBACK = "ssh://pi@127.0.0.1:2222?threads=2"
 PI, OTHER = "ssh://pi@raspberrypi.local", "ssh://pi@10.0.0.7"

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from profilers.footprint import footprint_of
 from profilers.profile import graph_writer, operator_writer
-from targets.session import Job
+from targets.session import Job, is_board
 from toolchain.errors import ConfigurationError, ModelFileError, VerificationError
 from toolchain.graph.tflite_reader import read_tflite
 from toolchain.measurement import Measurement, Stack
 from toolchain.workflow.project import Progress, silent
-from toolchain.workflow.sessions import in_time, is_board, open_session
+from toolchain.workflow.sessions import in_time, open_session
 
 _WHOLE = "whole network"
 

@@ -11,12 +11,11 @@ from typing import Final
 from profilers.profile import operator_writer
 from targets.mcu.session import parse_url
 from targets.mcu.virtual.calibration import Calibration, Layer, fit, save
-from targets.session import Job, Session, open_target
+from targets.session import Job, Session, is_board, open_target
 from toolchain.errors import ConfigurationError, DeviceError
 from toolchain.graph.operator import Operator
 from toolchain.measurement import Measurement
 from toolchain.workflow.project import Progress, silent
-from toolchain.workflow.sessions import is_board
 
 # Of every kernel that takes time, from small to large, with weights that do and do not fit a flash cache.
 LAYERS: Final = (

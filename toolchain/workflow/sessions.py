@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from profilers.profile import anchor_model, baseline_model
-from targets.session import Described, Session, model_format, open_target
+from targets.session import Described, Session, is_board, model_format, open_target
 from toolchain.errors import ConfigurationError
 from toolchain.graph.operator import DType
 from toolchain.measurement import MEASURED_METRICS, Evidence, Measurement
 
 LATENCY, CYCLES = "latency_us", "cycles"
 MEASURED = frozenset(MEASURED_METRICS.values())
-# Machines with an operating system: noisy, so they are measured beside an anchor. A board counts its own cycles.
-_MACHINES = ("cpu", "host", "ssh", "cuda")
 
 
 def open_session(url: str, precision: DType = "float32") -> Session:
@@ -32,11 +30,6 @@ def open_session(url: str, precision: DType = "float32") -> Session:
     if form == "pt2":
         precision = "float32"
     return open_target(url, anchor=anchor_model(form, precision), baseline=baseline_model(form, precision))
-
-
-def is_board(url: str) -> bool:
-    """A microcontroller, real or virtual."""
-    return url.partition(":")[0] not in _MACHINES
 
 
 def in_time(cycles: Measurement, target: Described) -> Measurement | None:

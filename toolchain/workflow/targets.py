@@ -2,42 +2,19 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import threading
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
-from urllib.parse import urlsplit
 
+from targets.session import HERE, device_of
 from toolchain.errors import BoardfitError
 from toolchain.workflow.config import TargetSection
 from toolchain.workflow.project import Progress, Project
 
 T = TypeVar("T")
 
-HERE: Final = "this machine"
 _END_S: Final = 10.0  # how long an interrupted run waits for a device's last answer
-
-
-def device_of(url: str) -> str:
-    """What a target is measured on: two of the same device are measured one after the other.
-
-    A virtual board is one of its own: its counter does not depend on what else this machine does.
-    """
-    scheme, _, rest = url.partition(":")
-    if scheme == "ssh":
-        host = urlsplit(url).hostname or ""
-        return HERE if _loopback(host) else f"ssh {host}"
-    if scheme in ("cpu", "host", "cuda"):
-        return HERE
-    return url if scheme == "virtual" else f"{scheme}:{rest.partition('?')[0]}"
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def lanes(targets: Sequence[TargetSection]) -> list[list[TargetSection]]:

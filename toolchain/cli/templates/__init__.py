@@ -6,12 +6,11 @@ import json
 from importlib import resources
 from pathlib import Path
 
-from targets.session import describe, model_format
+from targets.session import describe, is_board, model_format
 from toolchain.errors import UsageError
 from toolchain.files import write_atomic
 from toolchain.measurement import Evidence
 from toolchain.workflow.config import PROJECT_FILE
-from toolchain.workflow.sessions import is_board
 
 _TARGET = "cpu:litert"
 # On a board flash and RAM hold the firmware, too, so the budgets of a CPU are below what any network needs there.
