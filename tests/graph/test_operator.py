@@ -1,5 +1,7 @@
 """Signatures are read back exactly; impossible operators are refused."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -90,6 +92,14 @@ def test_signature_is_readable() -> None:
     assert op.activation_bytes == (512, 512)
 
 
+def test_an_algorithm_is_part_of_the_signature() -> None:
+    """Only what differs from the usual is written, so that rows of older tables keep their keys."""
+    text = "conv2d 8x8x16->8x8x16 k3x3 s1x1 same relu int8"
+    op = Operator.parse(f"{text} winograd")
+    assert (op.algorithm, op.signature) == ("winograd", f"{text} winograd")
+    assert replace(op, algorithm="direct") == Operator.parse(text) != op
+
+
 @pytest.mark.parametrize(
     "signature",
     [
@@ -100,6 +110,7 @@ def test_signature_is_readable() -> None:
         "add 4x4x4,4x4x4->4x4x4 none extra float32",
         "softmax 010->010 float32",
         "conv2d 8x8x3->8x8x4 k3x3 s1x1 full none int8",
+        "conv2d 8x8x4->8x8x4 k3x3 s1x1 same none int8 direct",
     ],
 )
 def test_other_text_is_no_signature(signature: str) -> None:
@@ -114,6 +125,7 @@ IMAGE = (1, 8, 8, 3)
     ("arguments", "message"),
     [
         ({"kind": "softmax", "inputs": (IMAGE,), "output": (1, 8, 8, 4)}, "does not follow"),
+        ({"kind": "softmax", "inputs": (IMAGE,), "output": IMAGE, "algorithm": "winograd"}, "3x3 with stride 1"),
         ({"kind": "max_pool", "inputs": (IMAGE,), "output": IMAGE, "kernel": (9, 9)}, "larger than the input"),
         ({"kind": "add", "inputs": (IMAGE,), "output": IMAGE}, "two inputs"),
         ({"kind": "add", "inputs": (IMAGE, (1, 3)), "output": IMAGE}, "same rank"),

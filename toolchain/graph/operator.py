@@ -34,11 +34,16 @@ Kind = Literal[
 Activation = Literal["none", "relu", "relu6", "hard_sigmoid"]
 Padding = Literal["same", "valid"]
 DType = Literal["float32", "int8"]
+# How a runtime computes a convolution: by its definition, or as Winograd's F(2x2, 3x3). The result is the same bit for
+# bit; cycles, flash and scratch memory are not. A graph says nothing of it: a plan does (export/native/plan.py).
+Algorithm = Literal["direct", "winograd"]
 
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 ACTIVATIONS: Final[tuple[Activation, ...]] = get_args(Activation)
+ALGORITHMS: Final[tuple[Algorithm, ...]] = get_args(Algorithm)
 WINDOWED: Final = ("conv2d", "depthwise_conv2d", "average_pool", "max_pool")
 WEIGHTED: Final = ("conv2d", "depthwise_conv2d", "fully_connected")
+_WINOGRAD: Final = ("conv2d", (3, 3), (1, 1), "int8")
 FUSING: Final = ("conv2d", "depthwise_conv2d", "fully_connected", "add", "mul", "average_pool", "max_pool")
 
 
@@ -58,6 +63,7 @@ class Operator:
         axis: dimension joined by "concatenation", counted from 0; else -1.
         activation: fused activation.
         dtype: "float32" or "int8".
+        algorithm: how it is computed, as a measured operator has it; "direct" in every graph.
 
     Raises:
         GraphError: the shapes contradict the attributes.
@@ -73,6 +79,7 @@ class Operator:
     axis: int = -1
     activation: Activation = "none"
     dtype: DType = "float32"
+    algorithm: Algorithm = "direct"
 
     def __post_init__(self) -> None:
         expected = infer_output(self)
@@ -86,7 +93,8 @@ class Operator:
     def signature(self) -> str:
         """One readable canonical line, e.g. `conv2d 1x32x16->1x16x32 k1x3 s1x2 same relu int8`.
 
-        The batch dimension (always 1) is not printed. `Operator.parse` reads it back.
+        The batch dimension (always 1) and the algorithm "direct" are not printed; another stands last.
+        `Operator.parse` reads it back.
         """
         words = [self.kind, f"{','.join(_dims(s) for s in self.inputs)}->{_dims(self.output)}"]
         if self.kind in WINDOWED:
@@ -101,7 +109,10 @@ class Operator:
             words.append(f"axis{self.axis}")
         if self.kind in FUSING:
             words.append(self.activation)
-        return " ".join([*words, self.dtype])
+        words.append(self.dtype)
+        if self.algorithm != "direct":
+            words.append(self.algorithm)
+        return " ".join(words)
 
     @classmethod
     def parse(cls, signature: str) -> Operator:
@@ -191,6 +202,8 @@ def infer_output(op: Operator) -> Shape:
         raise fail(f"activation {op.activation!r} cannot be fused here")
     if op.activation == "hard_sigmoid" and (op.kind not in WEIGHTED or op.dtype != "float32"):
         raise fail("hard_sigmoid stands only behind weighted operators of a float graph")
+    if op.algorithm != "direct" and (op.kind, op.kernel, op.stride, op.dtype) != _WINOGRAD:
+        raise fail(f"algorithm {op.algorithm!r} is for int8 conv2d 3x3 with stride 1")
     for shape in (*op.inputs, op.output):
         if not shape or shape[0] != 1 or any(d < 1 for d in shape):
             raise fail("dimensions must be positive, with a batch of 1")
@@ -254,6 +267,7 @@ def _pair(text: str) -> tuple[int, int]:
 
 def _parse(signature: str) -> Operator:
     words = signature.split(" ")
+    algorithm = cast(Algorithm, words.pop() if words[-1] in ALGORITHMS[1:] else "direct")
     kind, shapes, dtype = words[0], words[1], words[-1]
     if kind not in KINDS or dtype not in get_args(DType):
         raise ValueError(signature)
@@ -287,4 +301,5 @@ def _parse(signature: str) -> Operator:
         axis=axis,
         activation=cast(Activation, activation),
         dtype=cast(DType, dtype),
+        algorithm=algorithm,
     )

@@ -20,10 +20,10 @@ from toolchain.errors import GraphError
 from toolchain.export.native.footprint import arena_bytes, operator_bytes, program_bytes
 from toolchain.export.native.plan import DIRECT, Plan, choose_plan, estimated_cycles
 from toolchain.export.native.reader import read_program
-from toolchain.export.native.weights import DSP_WINOGRAD, Algorithm, algorithms
+from toolchain.export.native.weights import DSP_WINOGRAD, algorithms
 from toolchain.export.native.writer import write_program
 from toolchain.graph import Graph, GraphBuilder, Operator, Quantization
-from toolchain.graph.operator import WEIGHTED
+from toolchain.graph.operator import WEIGHTED, Algorithm
 from toolchain.graph.tflite_reader import read_tflite
 
 SCALE = Quantization.per_tensor(0.05, 3)

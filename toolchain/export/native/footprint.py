@@ -13,10 +13,10 @@ from toolchain.export.native import layout
 from toolchain.export.native.layout import Isa, padded
 from toolchain.export.native.pieces import extents, paddings
 from toolchain.export.native.plan import DIRECT, Plan
-from toolchain.export.native.weights import Algorithm, weighted_footprint
+from toolchain.export.native.weights import weighted_footprint
 from toolchain.graph.graph import Graph
 from toolchain.graph.memory import MemoryPlan, plan_native
-from toolchain.graph.operator import WEIGHTED, WINDOWED, Operator
+from toolchain.graph.operator import WEIGHTED, WINDOWED, Algorithm, Operator
 
 _WINDOW: Final = padded(layout.OPERATOR.size + layout.WINDOW_BODY.size)
 _COPY: Final = padded(layout.OPERATOR.size + layout.COPY_BODY.size)

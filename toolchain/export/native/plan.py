@@ -12,11 +12,11 @@ from typing import Final
 
 from toolchain.errors import GraphError
 from toolchain.export.native.layout import Isa
-from toolchain.export.native.weights import Algorithm, algorithms
+from toolchain.export.native.weights import algorithms
 from toolchain.graph.graph import Graph
 from toolchain.graph.liveness import align
 from toolchain.graph.memory import NATIVE_ALIGNMENT
-from toolchain.graph.operator import WEIGHTED, Operator
+from toolchain.graph.operator import WEIGHTED, Algorithm, Operator
 
 Cycles = Callable[[Operator, Algorithm], float]
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.errors import GraphError
 from toolchain.export.native.layout import CHANNEL, LINE, Isa
-from toolchain.graph.operator import WEIGHTED, Operator
+from toolchain.graph.operator import WEIGHTED, Algorithm, Operator
 
 Int8Array = NDArray[np.int8]
 Integers = NDArray[np.int64]
@@ -29,10 +29,6 @@ DSP_PLANES: Final = 3
 DSP_3X3: Final = 4
 DSP_WINOGRAD: Final = 5
 DSP_LINE: Final = 6
-
-Algorithm = Literal["direct", "winograd"]
-"""How a convolution is computed: by its definition, or as Winograd's F(2x2, 3x3), which takes less than half the
-multiplications and 3.6 times the flash. The results are the same."""
 
 COLUMN_BYTES: Final = 4608  # of scratch that columns may take, where one group of pixels does not need more
 PLANE_BYTES: Final = 4096  # the same for the planes of four channels

@@ -18,11 +18,11 @@ from toolchain.export.native.footprint import memory_plan
 from toolchain.export.native.layout import Isa, padded
 from toolchain.export.native.pieces import Piece, Where, pieces_of, window_body
 from toolchain.export.native.plan import DIRECT, Plan
-from toolchain.export.native.weights import CACHE_BYTES, Algorithm, layout_weighted, weighted_footprint
+from toolchain.export.native.weights import CACHE_BYTES, layout_weighted, weighted_footprint
 from toolchain.graph import integer_reference as reference
 from toolchain.graph.graph import Graph, Node
 from toolchain.graph.memory import scratch_name
-from toolchain.graph.operator import WEIGHTED
+from toolchain.graph.operator import WEIGHTED, Algorithm
 
 _WEIGHTED_KINDS = {
     "conv2d": layout.CONV2D,
