@@ -176,8 +176,12 @@ def test_interrupted(
     monkeypatch.setattr("toolchain.workflow.profile.profile", interrupt)
     monkeypatch.setattr(commands.show, "boards", interrupt)
     outcome = boardfit(*(("profile", "-C", tiny) if kept else (command,)))
-    more = "; what was finished is kept, `boardfit profile` goes on from there" if kept else ""
-    assert outcome == (130, "", f"interrupted{more}\n")
+    more = (
+        f"what was finished is kept, go on with: boardfit profile -C {tiny}"
+        if kept
+        else "again: boardfit boards"
+    )
+    assert outcome == (130, "", f"interrupted; {more}\n")
 
 
 # Projects
@@ -385,7 +389,7 @@ def test_ctrl_c_while_profiling(tiny: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)  # the stall lasts longer
     assert process.returncode == 130
-    assert err.splitlines()[-1].startswith("interrupted; what was finished is kept, `boardfit profile`")
+    assert err.splitlines()[-1].endswith(f"is kept, go on with: boardfit profile -C {tiny}")
     assert "Traceback" not in err
     with exclusive(cache_folder()), Lut.open(tiny / "lut.sqlite", read_only=True) as lut:
         assert len(lut) == 1

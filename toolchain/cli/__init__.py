@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-EXIT_INTERRUPTED = 130
+from toolchain.cli.interrupt import EXIT_INTERRUPTED, Interruptible
+
 EXIT_USAGE = 2
 # What these had finished when they were interrupted is kept; the others have nothing to keep.
 _RESUMABLE = ("profile", "search", "export", "deploy", "run")
@@ -20,26 +22,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Every BoardfitError becomes two lines, `error: ...` and `remedy: ...`. `--debug` shows the traceback above them.
     """
+    alone = arguments is None  # a process for this command
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to fail
             stream.reconfigure(errors="backslashreplace")
-    try:
-        code = _run(arguments)
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        code = EXIT_INTERRUPTED
-    except BrokenPipeError:  # whoever read our output has seen enough, e.g. `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    if code == EXIT_INTERRUPTED:
-        command = next((word for word in arguments if not word.startswith("-")), "")
-        kept = f"; what was finished is kept, `boardfit {command}` goes on from there"
-        sys.stderr.write(f"interrupted{kept if command in _RESUMABLE else ''}\n")
-    return code
+    with Interruptible(lambda: interrupted(arguments), to_the_end=alone) as signals:
+        try:
+            code = _run(arguments, lambda: signals.arrived)
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            code = EXIT_INTERRUPTED
+        except BrokenPipeError:  # whoever read our output has seen enough, e.g. `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        if code == EXIT_INTERRUPTED:
+            signals.tell(sys.stderr.write)
+        return code
 
 
-def _run(arguments: list[str]) -> int:
+def interrupted(arguments: Sequence[str]) -> str:
+    """What an interrupted command says: what is kept, and the exact command to go on with."""
+    command = next((word for word in arguments if not word.startswith("-")), "")
+    again = f"boardfit {shlex.join(arguments)}"
+    if command == "flash":
+        return f"interrupted; the board may be half written, write it again: {again}"
+    if command not in _RESUMABLE:
+        return f"interrupted; again: {again}"
+    # --force begins from the start; without it the work that it began goes on.
+    again = f"boardfit {shlex.join(word for word in arguments if word != '--force')}"
+    return f"interrupted; what was finished is kept, go on with: {again}"
+
+
+def _run(arguments: list[str], stopped: Callable[[], bool]) -> int:
     try:
         import typer
 
@@ -63,6 +78,8 @@ def _run(arguments: list[str]) -> int:
     except OutputClosedError as error:
         raise BrokenPipeError from error
     except Exception as error:
+        if stopped():  # an import or a library that was broken off says anything
+            return EXIT_INTERRUPTED
         if isinstance(error, usage_error):
             return _usage(error)
         if debug:

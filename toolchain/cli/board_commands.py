@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from toolchain.cli import show
-from toolchain.cli.console import ProgressDisplay, print_error
+from toolchain.cli.console import ProgressDisplay
 from toolchain.errors import ConfigurationError, UsageError
 
 if TYPE_CHECKING:
@@ -59,16 +59,12 @@ def flash(
         raise UsageError("flash needs either --board or --target", remedy=remedies.NAME_A_BOARD)
     url = _parsed(target or f"virtual:{board}")
     image = _image(url, firmware)
-    try:
-        with ProgressDisplay() as progress:
-            report = flash_board(
-                url.board, image, preference="virtual" if target and url.virtual else back_end or None,
-                wanted=probe or url.port, verify=verify, timeout_s=timeout,
-                progress=lambda done, total, what: progress("flash", done, total, f"bytes: {what}"),
-            )  # fmt: skip
-    except KeyboardInterrupt:
-        print_error(f"{url.board.name} may be half written", remedies.AGAIN)
-        raise
+    with ProgressDisplay() as progress:
+        report = flash_board(
+            url.board, image, preference="virtual" if target and url.virtual else back_end or None,
+            wanted=probe or url.port, verify=verify, timeout_s=timeout,
+            progress=lambda done, total, what: progress("flash", done, total, f"bytes: {what}"),
+        )  # fmt: skip
     show.flash(url.board.name, report, as_json)
 
 
