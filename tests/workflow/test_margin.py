@@ -9,8 +9,9 @@ import pytest
 
 from toolchain.errors import InfeasibleError
 from toolchain.units import Budget, parse_budget
+from toolchain.workflow.budgets import tightened
 from toolchain.workflow.project import open_project
-from toolchain.workflow.search import search, tightened
+from toolchain.workflow.search import search
 
 
 def test_the_margin_tightens_what_is_measured_and_nothing_else() -> None:

@@ -8,12 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from profilers.calibrate import Calibration
+from profilers.correct import Correction, is_correction
 from profilers.lut import Lut, Row
 from profilers.lut_io import Difference, describe, diff, export_lut, import_lut, merge
 from profilers.lut_rows import CalibrationRow, subject_text
 from profilers.predicted import is_predictor, parse_errors
 from toolchain.cli.console import print_json, print_table, stdout
-from toolchain.cli.show import calibration_text, kind_text
+from toolchain.cli.show import calibration_text, correction_text, kind_text
 from toolchain.errors import ConfigurationError, LutError
 from toolchain.measurement import Measurement
 from toolchain.units import format_value
@@ -75,7 +76,8 @@ def show(
     kept = [i for i in range(len(_COLUMNS)) if i not in same]
     print_table(title, [_COLUMNS[i] for i in kept], [[row[i] for i in kept] for row in cells])
     for calibration in calibrations:
-        what = "predictor" if is_predictor(calibration.metric) else "calibration"
+        kinds = {"predictor": is_predictor, "correction": is_correction}
+        what = next((k for k, fits in kinds.items() if fits(calibration.metric)), "calibration")
         stdout().print(f"{what} of {calibration.created_at[:19]}: {_calibration_text(calibration)}")
 
 
@@ -157,6 +159,8 @@ def _calibration_text(row: CalibrationRow) -> str:
         if is_predictor(row.metric):
             kinds = parse_errors(row.text).items()
             return f"{row.metric} {'; '.join(kind_text(kind, error) for kind, error in kinds)}"
+        if is_correction(row.metric):
+            return f"{row.metric} {correction_text(Correction.from_json(row.text))}"
         return calibration_text(Calibration.from_json(row.text))
     except LutError:  # another program's: as it stands
         return f"{row.metric}: {row.text}"

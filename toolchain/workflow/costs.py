@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from profilers.calibrate import Calibration
+from profilers.correct import Correction, kept_correction
 from profilers.cost import MACS, PARAMS, ArcMetric, CostTable, operator_sum
 from profilers.footprint import Footprint, footprint_of
-from profilers.lut import Lut
+from profilers.lut import Lut, Network
 from profilers.predicted import Filled, failed_operators, fill, measured_operators
 from profilers.profile import session_metric
 from profilers.steady import steady_table
@@ -40,10 +41,12 @@ class TargetCosts:
         values: operator -> value (a CPU's at its best speed); empty when nothing is budgeted or known.
         filled: which of them are predicted; None when none is.
         calibration: correction of sums, or None.
+        correction: what networks near the optimum said of the calibrated sums, or None (profilers.correct).
+        known: operators of a network -> its measured value; those behind the correction.
         footprint: how bytes of flash and RAM are counted.
         stack: of the measured rows.
         device: the microcontroller, or None.
-        basis: what the values rest on; changes with any row that matters.
+        basis: what the values rest on, but for the correction; changes with any row that matters.
     """
 
     target: TargetSection
@@ -53,6 +56,8 @@ class TargetCosts:
     values: Mapping[Operator, float]
     filled: Filled | None
     calibration: Calibration | None
+    correction: Correction | None
+    known: Mapping[tuple[Operator, ...], float]
     footprint: Footprint
     stack: Stack
     device: Device | None
@@ -60,7 +65,7 @@ class TargetCosts:
 
     @property
     def mape(self) -> float | None:
-        """Mean error of predicted latencies or cycles on held-out networks, in per cent."""
+        """Mean error of calibrated latencies or cycles on held-out networks, in per cent."""
         return None if self.calibration is None else self.calibration.mape
 
     @property
@@ -71,10 +76,16 @@ class TargetCosts:
             notes.append(f"{self.metric} rests on {predicted_text(self.filled)}")
         return "; ".join(filter(None, notes))
 
-    def of_graph(self, graph: Graph) -> dict[str, float]:
-        """A network's costs from its own graph; what is measured is the calibrated sum of its operators.
+    @property
+    def factor(self) -> float:
+        """What calibrated sums are multiplied by."""
+        return factor_of(self.correction, self.calibration)
 
-        Bytes, parameters and MACs are exact. Times cannot be: they are measured after deployment.
+    def of_graph(self, graph: Graph) -> dict[str, float]:
+        """A network's costs from its own graph; what is measured is the calibrated, corrected sum of its operators.
+
+        Bytes, parameters and MACs are exact. Times cannot be: they are measured after deployment, or before
+        (`decided`).
         """
         counts = {"params": graph.params, "macs": graph.macs, **self.footprint.of_graph(graph)}
         costs = {name: float(value) for name, value in counts.items()}
@@ -82,10 +93,20 @@ class TargetCosts:
             total = sum(self.values[op] for op in graph.operators)
             if self.calibration is not None:
                 total = float(self.calibration.predict(total, len(graph.operators)))
-            costs[self.metric] = total
-            if self.device is not None and self.metric == CYCLES:
-                costs[LATENCY] = total * 1e6 / self.device.clock_hz
+            costs |= self.measured(total * self.factor)
         return costs
+
+    def measured(self, value: float) -> dict[str, float]:
+        """A value of the measured metric, on a board also as a time."""
+        costs = {self.metric: value}
+        if self.device is not None and self.metric == CYCLES:
+            costs[LATENCY] = value * 1e6 / self.device.clock_hz
+        return costs
+
+    def decided(self, graph: Graph) -> dict[str, float]:
+        """What decisions rest on: as `of_graph`, but of a network that was measured, what was measured."""
+        costs, value = self.of_graph(graph), self.known.get(graph.operators)
+        return costs if value is None or not self.values else costs | self.measured(value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,19 +129,24 @@ class Costs:
     @property
     def fingerprint(self) -> str:
         """Changes when any row or a calibration changes, but not when a newer measurement (a deployed network's)
-        only shows that the machine can be faster: that scales all values alike.
+        only shows that the machine can be faster: that scales all values alike. Corrections are not in it.
         """
         return fingerprint([costs.basis for costs in self.targets], self.table.metrics)
 
+    @property
+    def corrections(self) -> str:
+        """Changes with the corrections in force."""
+        return fingerprint([c.correction and c.correction.to_json() for c in self.targets if c.values])
+
     def exact(self, architecture: Architecture) -> dict[str, float]:
-        """The network's costs on all targets, see `TargetCosts.of_graph`."""
+        """The network's costs on all targets, see `TargetCosts.decided`."""
         graphs: dict[DType, Graph] = {}
         found: dict[str, float] = {}
         for costs in self.targets:
             precision = costs.target.precision
             if precision not in graphs:
                 graphs[precision] = structural_graph(self.project, architecture, precision)
-            for metric, value in costs.of_graph(graphs[precision]).items():
+            for metric, value in costs.decided(graphs[precision]).items():
                 found[self.project.metric(costs.target, metric)] = value
         return found
 
@@ -178,6 +204,8 @@ def _open_target(
     values: Mapping[Operator, float] = {}
     filled = None
     calibration = None
+    correction = None
+    known: Mapping[tuple[Operator, ...], float] = {}
     evidence: Evidence | None = None
     basis: list[tuple[str, str]] = []
     if project.lut_path.exists():
@@ -199,6 +227,13 @@ def _open_target(
             row = lut.calibration(about.stack, metric)
             if row is not None:
                 calibration = Calibration.from_json(row.text)
+            correction = kept_correction(lut, about.stack, metric, scope_of(chain))
+            behind = set() if correction is None else {network.key for network in correction.networks}
+            known = {
+                subject.operators: value
+                for subject, value in table.values.items()
+                if isinstance(subject, Network) and subject.fingerprint in behind
+            }
             speed = table.best_anchor_us or 1.0
             basis = sorted(
                 (op.signature, f"{value / speed:.9g}")
@@ -207,7 +242,7 @@ def _open_target(
             )
     missing = len(chain.operators) - len(values)
     if missing and not needed:
-        values, calibration, basis = {}, None, []  # half a table prices nothing
+        values, calibration, correction, basis = {}, None, None, []  # half a table prices nothing
     elif missing and not values:
         raise LutError(
             f"{project.lut_path.name} has no rows of {about.stack.label} for this space",
@@ -218,7 +253,9 @@ def _open_target(
         origin = evidence.value if evidence else ""
         if filled is not None:
             origin += f" and {predicted_text(filled)}"
-        arcs[metric] = operator_sum(metric, values, chain, calibration=calibration, origin=origin)
+        summed = operator_sum(metric, values, chain, calibration=calibration, origin=origin)
+        factor = factor_of(correction, calibration)
+        arcs[metric] = summed if factor == 1.0 else _scaled(summed, factor)
         if about.device is not None and metric == CYCLES:
             arcs[LATENCY] = _in_time(arcs[metric], about.device)
     footprint = footprint_of(about.model_format, chain.operators, about.device)
@@ -232,6 +269,8 @@ def _open_target(
         values,
         filled,
         calibration,
+        correction,
+        known,
         footprint,
         about.stack,
         about.device,
@@ -293,8 +332,28 @@ def _along(chain: Chain, costs: TargetCosts) -> Mapping[str, ArcMetric]:
 
 def _in_time(cycles: ArcMetric, device: Device) -> ArcMetric:
     """The same sum in microseconds at the device's clock."""
-    factor = 1e6 / device.clock_hz
-    return replace(cycles, value=lambda arc: cycles.value(arc) * factor, base=cycles.base * factor)
+    return _scaled(cycles, 1e6 / device.clock_hz)
+
+
+def _scaled(found: ArcMetric, factor: float) -> ArcMetric:
+    return replace(found, value=lambda arc: found.value(arc) * factor, base=found.base * factor)
+
+
+def scope_of(chain: Chain) -> str:
+    """Fingerprint of a space's operators, which a correction belongs to."""
+    return fingerprint([op.signature for op in chain.operators])
+
+
+def calibration_fingerprint(calibration: Calibration | None) -> str:
+    """What a correction stands on; "" for sums that nothing calibrates."""
+    return "" if calibration is None else fingerprint(calibration.to_json())
+
+
+def factor_of(correction: Correction | None, calibration: Calibration | None) -> float:
+    """The factor on calibrated sums; 1 for a correction of another calibration than today's."""
+    if correction is None or correction.calibration != calibration_fingerprint(calibration):
+        return 1.0
+    return correction.factor
 
 
 def evidence_text(costs: Costs, metric: str) -> str:

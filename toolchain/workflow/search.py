@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from toolchain.errors import InfeasibleError, UsageError
@@ -22,19 +20,25 @@ from toolchain.search.random_search import random_search
 from toolchain.search.trace import epochs_of, write_trace
 from toolchain.spaces import Architecture, Row
 from toolchain.supernet import Supernet
-from toolchain.units import BUDGET_METRICS, Budget, QuantileBudget, plain_metric
+from toolchain.units import Budget, QuantileBudget
 from toolchain.workflow.binas import PLOTS, Selection, binas_search, can_draw, selection_from_record
+from toolchain.workflow.budgets import (
+    explain_margin,
+    margins_of,
+    merged_budgets,
+    named,
+    project_budgets,
+    resolved,
+    tightened,
+    within_the_part,
+)
 from toolchain.workflow.config import SearchSection
 from toolchain.workflow.costs import Costs, TargetCosts, evidence_text, open_costs
 from toolchain.workflow.models import structural_graph
 from toolchain.workflow.project import Progress, Project, fingerprint, silent
-from toolchain.workflow.sessions import LATENCY, MEASURED
 
 STAGE = "search"
 METHODS = ("connas", "binas", "evolution", "random")
-QUANTILE_SEED, QUANTILE_SAMPLES = 0, 4096
-# search.margin where the project does not say: a CPU's predictions err by some per cent, a board's by parts of one.
-MARGIN, BOARD_MARGIN = 10.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ def search(
         raise UsageError(
             f"unknown search method {method!r}", remedy=f"use {', '.join(METHODS[:-1])} or {METHODS[-1]}"
         )
-    asked = merged_budgets(project_budgets(project), tuple(_named(project, b) for b in budgets))
+    asked = merged_budgets(project_budgets(project), tuple(named(project, b) for b in budgets))
     progress("costs", 0, 1, "reading the table")
     costs = open_costs(project, [b.metric for b in asked], strict=strict)
     progress("costs", 1, 1, f"{len(costs.chain.operators)} operators")
@@ -145,7 +149,7 @@ def search(
     )
     if force:
         checkpoint.unlink(missing_ok=True)
-    margins = _margins(project, costs)
+    margins = margins_of(project, costs)
     narrow = tightened(limits, margins)
     started = time.monotonic()
     selection = None
@@ -157,7 +161,7 @@ def search(
     except InfeasibleError as error:
         # An earlier winner does not keep these budgets: nobody shall go on with it.
         project.drop_record(STAGE)
-        _explain_margin(error, narrow, margins)
+        explain_margin(error, narrow, margins)
         raise
     outcome = SearchOutcome(
         architecture=result.architecture,
@@ -193,46 +197,6 @@ def _leave_trace(project: Project, result: SearchResult, budgets: tuple[Budget, 
         plot_search(epochs_of(result.history), budgets, project.results / PLOTS / "search")
 
 
-def merged_budgets(
-    base: tuple[Budget | QuantileBudget, ...], changes: tuple[Budget | QuantileBudget, ...]
-) -> tuple[Budget | QuantileBudget, ...]:
-    """`base` with the bounds of `changes` in place of those on the same metric."""
-    new = {b.metric: b for b in changes}
-    changed = [new.get(b.metric, b) for b in base]
-    return tuple(dict.fromkeys((*changed, *new.values())))
-
-
-def project_budgets(project: Project) -> tuple[Budget | QuantileBudget, ...]:
-    """The budgets of all targets, with the project's names of metrics."""
-    return tuple(
-        replace(limit, metric=project.metric(target, limit.metric))
-        for target in project.config.target
-        for limit in target.limits
-    )
-
-
-def _named(project: Project, budget: Budget | QuantileBudget) -> Budget | QuantileBudget:
-    """A budget of the command line with the project's name of its metric."""
-    name = budget.metric.rpartition(":")[0]
-    owner = next((target for target in project.config.target if target.name == name), None)
-    if owner is None:
-        return budget  # of the only target, of the network, or of none: `open_costs` knows
-    return replace(budget, metric=project.metric(owner, plain_metric(budget.metric)))
-
-
-def _margins(project: Project, costs: Costs) -> dict[str, float]:
-    """Metric -> per cent by which its budget is tightened for the search."""
-    given = project.config.search.margin
-    found = {}
-    for one in costs.targets:
-        usual = MARGIN if one.device is None else BOARD_MARGIN
-        if one.filled is not None:
-            usual = max(usual, MARGIN)
-        for metric in MEASURED:
-            found[project.metric(one.target, metric)] = usual if given is None else given
-    return found
-
-
 def _prices(project: Project, costs: TargetCosts, architecture: Architecture) -> TargetPrices:
     filled = costs.filled
     inside = 0
@@ -250,67 +214,6 @@ def _prices(project: Project, costs: TargetCosts, architecture: Architecture) ->
         filled.error if filled else None,
         costs.note,
     )
-
-
-def resolved(
-    project: Project, costs: Costs, budgets: tuple[Budget | QuantileBudget, ...]
-) -> tuple[Budget, ...]:
-    """Budgets relative to the space become absolute: the quantile over networks drawn uniformly, by the table."""
-    if not any(isinstance(b, QuantileBudget) for b in budgets):
-        return tuple(b for b in budgets if isinstance(b, Budget))
-    rng = np.random.default_rng(QUANTILE_SEED)
-    prices = costs.table.price([project.space.sample(rng) for _ in range(QUANTILE_SAMPLES)])
-    column = {metric: prices[:, index] for index, metric in enumerate(costs.table.metrics)}
-    return tuple(
-        b
-        if isinstance(b, Budget)
-        else Budget(b.metric, float(f"{np.quantile(column[b.metric], b.share):.3g}"))
-        for b in budgets
-    )
-
-
-def tightened(limits: Iterable[Budget], margins: Mapping[str, float]) -> tuple[Budget, ...]:
-    """What is searched under: predictions of measured metrics err, so their bounds come down by the margin.
-
-    Args:
-        margins: metric -> per cent; the others stay.
-    """
-    return tuple(Budget(b.metric, b.bound / (1 + margins.get(b.metric, 0.0) / 100)) for b in limits)
-
-
-def within_the_part(costs: Costs, limits: tuple[Budget, ...]) -> tuple[Budget, ...]:
-    """The budgets, and on a board the memories of the part: what does not fit there is no result, asked or not.
-
-    Where several targets have a budget on the same metric of the network, the least bound holds.
-    """
-    bounds: dict[str, float] = {}
-    for budget in limits:
-        bounds[budget.metric] = min(budget.bound, bounds.get(budget.metric, math.inf))
-    for one in costs.targets:
-        for plain, most in one.footprint.limits.items():
-            metric = costs.project.metric(one.target, plain)
-            bounds[metric] = min(most, bounds.get(metric, most))
-    return tuple(Budget(metric, bound) for metric, bound in bounds.items())
-
-
-def _explain_margin(error: InfeasibleError, narrow: Iterable[Budget], margins: Mapping[str, float]) -> None:
-    """Where a tightened bound is in the way, say so, and name the budget that lets the nearest design pass."""
-    for budget in narrow:
-        metric = budget.metric
-        plain = plain_metric(metric)
-        key = next((key for key, (name, _) in BUDGET_METRICS.items() if name == plain), plain)
-        key = metric.removesuffix(plain) + key
-        margin_percent = margins.get(metric, 0.0)
-        if not margin_percent:
-            continue
-        if metric in error.binding:
-            error.message += f" (the {key} budget less search.margin, {margin_percent:g} %)"
-        needed = error.nearest_costs.get(metric)
-        if needed is not None and needed > budget.bound:
-            # Rounded up: a rounded-down budget would be refused by its last digit.
-            enough = math.ceil(needed * (1 + margin_percent / 100) * 1000) / 1000
-            text = f'"{enough:g} us"' if plain == LATENCY else f"{math.ceil(enough)}"
-            error.remedy += f"; with the margin that is {key} = {text}"
 
 
 def search_inputs(

@@ -7,6 +7,7 @@ checking only.
 from toolchain.cli.show.delivery import deploy, export, run, undo
 from toolchain.cli.show.devices import boards, calibrate, doctor, flash
 from toolchain.cli.show.finding import infeasible, search
+from toolchain.cli.show.loop import correction_text
 from toolchain.cli.show.measuring import bench, calibration_text, kind_text, profile
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "boards",
     "calibrate",
     "calibration_text",
+    "correction_text",
     "deploy",
     "doctor",
     "export",
