@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from toolchain.files import cache_folder
+from toolchain.process import run_captured
 
 FLAGS: Final = ("-std=c11", "-O2", "-shared", "-fPIC", "-fvisibility=hidden")
 _SECONDS: Final = 120
@@ -71,12 +72,7 @@ def shared_library(
         handle, built = tempfile.mkstemp(suffix=suffix, dir=folder)
         os.close(handle)
         try:
-            done = subprocess.run(
-                [*compiler, *flags, *map(str, sources), "-o", built],
-                capture_output=True,
-                timeout=_SECONDS,
-                check=False,
-            )
+            done = run_captured([*compiler, *flags, *map(str, sources), "-o", built], timeout_s=_SECONDS)
             if done.returncode == 0:
                 os.replace(built, target)
                 return target

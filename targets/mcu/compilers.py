@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 from targets.mcu.board import Board, Core
 from toolchain.errors import ConfigurationError
+from toolchain.process import run_captured
 
 Kind = Literal["gcc", "zig"]
 
@@ -96,10 +97,7 @@ def run_tool(command: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
         ConfigurationError: it cannot be started, or does not end.
     """
     try:
-        return subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S, check=False,
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        return run_captured(command, timeout_s=_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ConfigurationError(
             f"the compiler {command[0]} cannot be run: {error}", remedy=_REMEDY
