@@ -244,7 +244,7 @@ def test_unavailable_candidates_never_make_nan() -> None:
     "wrong",
     [
         {"epochs": 0}, {"rescale": 1.0}, {"anneal": 0.0}, {"warmup_epochs": 150}, {"norm": "row"},
-        {"constraints": "none"}, {"path_steps": -1}, {"alpha_optimizer": "lion"}, {"learning_rate": -1.0},
+        {"constraints": "none"}, {"path_steps": -1}, {"epoch_steps": 0}, {"alpha_optimizer": "lion"}, {"learning_rate": -1.0},
     ],
 )  # fmt: skip
 def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
@@ -292,6 +292,15 @@ def test_it_moves_into_the_feasible_region_and_the_exact_checker_agrees(cost: Co
         "gradient/modified",
         "candidate/loss",
     } <= set(last)
+
+
+def test_an_epoch_may_be_a_part_of_the_data(cost: CostTable) -> None:
+    budgets = [Budget("params", middle(cost, "params", 0.3))]
+    result = search(cost, budgets, config=replace(CONFIG, epoch_steps=3))
+    assert len(result.history) == 6 * 3
+    assert (
+        search(cost, budgets, config=replace(CONFIG, epoch_steps=99)).history == search(cost, budgets).history
+    )
 
 
 def test_the_same_seed_gives_the_same_result(cost: CostTable) -> None:

@@ -19,6 +19,8 @@ class ConnasConfig:
     Attributes:
         epochs: passes over the training data.
         warmup_epochs: first epochs that train weights only (the paper has none).
+        epoch_steps: weight steps an epoch at most, on a new random part of the training data each time; None: a whole
+            pass. On large data it lets the temperature come down in fine steps without many passes.
         anneal: share of the epochs over which temperature and learning rate come down; at least one epoch follows.
         batch_size: samples per weight step and per alpha step.
         learning_rate, final_learning_rate: cosine schedule of the weights (SGD, Nesterov, momentum 0.9).
@@ -53,6 +55,7 @@ class ConnasConfig:
 
     epochs: int = 150
     warmup_epochs: int = 0
+    epoch_steps: int | None = None
     anneal: float = 2 / 3
     batch_size: int = 128
     learning_rate: float = 0.0025
@@ -87,6 +90,8 @@ class ConnasConfig:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ConfigurationError(f"ConNAS: {name} is {getattr(self, name)}; it must be positive")
+        if self.epoch_steps is not None and self.epoch_steps < 1:
+            raise ConfigurationError(f"ConNAS: epoch_steps is {self.epoch_steps}; it must be positive")
         if self.path_steps < 0:
             raise ConfigurationError(f"ConNAS: path_steps is {self.path_steps}; it must not be negative")
         if not self.rescale > 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -71,7 +72,7 @@ class Run:
         relaxation: Relaxation | None,
         augment: Augment | None = None,
     ) -> list[Architecture]:
-        """One pass over the training data; after the warm-up each weight step is followed by an alpha step.
+        """One pass over the training data, or `epoch_steps`; after the warm-up an alpha step follows each weight step.
 
         Returns:
             the architectures within budgets that the steps passed, latest first, without the one at the end.
@@ -89,7 +90,8 @@ class Run:
                 return self.alphas.probabilities(temperature, generator, relaxation)
 
             validation: Iterator[Tensor] = iter(())
-            for step, index in enumerate(shuffled_batches(len(inputs), config.batch_size, generator)):
+            batches = shuffled_batches(len(inputs), config.batch_size, generator)
+            for step, index in enumerate(islice(batches, config.epoch_steps)):
                 mixture = [p.detach() for p in probabilities()]
                 batch = inputs[index] if augment is None else augment(inputs[index], generator)
                 loss = functional.cross_entropy(self.supernet.forward_relaxed(batch, mixture), labels[index])
@@ -174,12 +176,29 @@ class Run:
         load_optimizer_tensors(self.optimizer, found.tensors, "optimizer/")
         self.alphas.load(found.tensors)
         self.epoch = int(found.metadata["epoch"])
-        self.recorded = [
-            Recorded(int(e), tuple(int(i) for i in a), float(loss), float(right))
-            for e, a, loss, right in found.metadata["recorded"]
-        ]
+        self.recorded = _recorded(found.metadata)
         columns = found.metadata["columns"]
         self.rows = [
             (int(row[0]), {c: v for c, v in zip(columns, row[1:], strict=True) if not math.isnan(v)})
             for row in found.tensors["history"].tolist()
         ]
+
+
+def read_recorded(path: Path, supernet: SharedWeights) -> list[Recorded]:
+    """The candidates of a search whose checkpoint was kept; its weights go into the supernet.
+
+    Raises:
+        ConfigurationError: no checkpoint of a ConNAS search in this space, or a damaged one.
+    """
+    found = load_checkpoint(path)
+    check_settings(path, found.metadata, {"kind": "connas"})
+    restore(supernet, without_prefix("weights/", found.tensors), str(path))
+    supernet.eval()
+    return _recorded(found.metadata)
+
+
+def _recorded(metadata: dict[str, Any]) -> list[Recorded]:
+    return [
+        Recorded(int(e), tuple(int(i) for i in a), float(loss), float(right))
+        for e, a, loss, right in metadata["recorded"]
+    ]
