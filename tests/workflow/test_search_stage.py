@@ -140,6 +140,50 @@ def test_an_edited_result_is_noticed(finished: Path) -> None:
     assert not search(open_project(finished)).reused
 
 
+def test_a_lost_record_is_found_again_without_training(finished: Path) -> None:
+    """The kept supernet gives the very answer of the search that it comes from."""
+    before = search(open_project(finished))
+    (finished / "results" / "search.json").unlink()
+    epochs: list[int] = []
+    again = search(open_project(finished), progress=lambda stage, done, *_: epochs.append(done))
+    assert (again.architecture, again.score, again.why) == (before.architecture, before.score, "first time")
+    assert len(epochs) == 2  # the table was read, nothing was trained
+
+
+def test_other_budgets_are_answered_from_the_kept_supernet(finished: Path) -> None:
+    project = open_project(finished)
+    first = search(project)
+    seen: list[tuple[str, str]] = []
+
+    def note(stage: str, done: int, total: int, note: str) -> None:
+        seen.append((stage, note))
+
+    narrow = (Budget("flash_bytes", first.exact["flash_bytes"] - 1),)
+    again = search(project, budgets=narrow, progress=note)
+    assert (again.method, again.why) == ("connas", "budgets changed")
+    assert again.exact["flash_bytes"] <= narrow[0].bound
+    assert {text for stage, text in seen if stage == "search"} == {"kept supernet"}
+    record = project.latest("search")
+    assert record is not None
+    assert record["history"]  # the course of the search that trained the supernet
+    texts = [row["text"] for row in record["evaluated"]]
+    assert again.text in texts
+    assert len(texts) == len(set(texts))
+    front = [row for row in record["evaluated"] if row["on_front"]]
+    for row in front:  # nothing scored is better and cheaper
+        assert not any(
+            other["score"] > row["score"]
+            and other["predicted"]["flash_bytes"] <= row["predicted"]["flash_bytes"]
+            for other in record["evaluated"]
+        )
+    # Back to the first budgets: the very first answer. And --force trains anew.
+    back = search(project)
+    assert (back.architecture, back.score) == (first.architecture, first.score)
+    seen.clear()
+    assert search(project, budgets=narrow, progress=note, force=True).why == "budgets changed"
+    assert "kept supernet" not in {text for _, text in seen}
+
+
 def test_a_damaged_checkpoint_names_the_way_out(finished: Path) -> None:
     def interrupt(stage: str, done: int, total: int, note: str) -> None:
         if (stage, done) == ("search", 1):
@@ -149,7 +193,7 @@ def test_a_damaged_checkpoint_names_the_way_out(finished: Path) -> None:
     assert not list(folder.glob("connas-*"))  # a finished search leaves none
     (finished / "results" / "search.json").unlink()
     with pytest.raises(KeyboardInterrupt):
-        search(open_project(finished), progress=interrupt)
+        search(open_project(finished), progress=interrupt, force=True)
     (checkpoint,) = folder.glob("connas-*")
     checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
     with pytest.raises(ConfigurationError, match=r"damaged.*delete the file"):

@@ -152,6 +152,7 @@ def connas_search(
         repaired=chosen.repaired,
         history=run.history(),
         alternatives=tuple((a, s) for a, s in reversed(others.items()) if mask[a]),
+        evaluated=tuple({r.architecture: r.accuracy for r in reversed(ranked)}.items()),
     )
 
 

@@ -18,7 +18,7 @@ from toolchain.search.connas_alphas import Alphas
 from toolchain.search.connas_config import ConnasConfig
 from toolchain.search.protocols import Architecture, HistoryRow
 from toolchain.search.relaxations import Relaxation
-from toolchain.supernet.checkpoint import load_checkpoint, restore, save_checkpoint
+from toolchain.supernet.checkpoint import Checkpoint, load_checkpoint, restore, save_checkpoint
 from toolchain.supernet.shared import SharedWeights
 from toolchain.supernet.train import (
     check_settings,
@@ -176,16 +176,12 @@ class Run:
         load_optimizer_tensors(self.optimizer, found.tensors, "optimizer/")
         self.alphas.load(found.tensors)
         self.epoch = int(found.metadata["epoch"])
-        self.recorded = _recorded(found.metadata)
-        columns = found.metadata["columns"]
-        self.rows = [
-            (int(row[0]), {c: v for c, v in zip(columns, row[1:], strict=True) if not math.isnan(v)})
-            for row in found.tensors["history"].tolist()
-        ]
+        self.recorded = _recorded(found)
+        self.rows = _rows(found)
 
 
-def read_recorded(path: Path, supernet: SharedWeights) -> list[Recorded]:
-    """The candidates of a search whose checkpoint was kept; its weights go into the supernet.
+def read_kept(path: Path, supernet: SharedWeights) -> tuple[list[Recorded], tuple[HistoryRow, ...]]:
+    """The candidates and the log of a search whose checkpoint was kept; its weights go into the supernet.
 
     Raises:
         ConfigurationError: no checkpoint of a ConNAS search in this space, or a damaged one.
@@ -194,11 +190,20 @@ def read_recorded(path: Path, supernet: SharedWeights) -> list[Recorded]:
     check_settings(path, found.metadata, {"kind": "connas"})
     restore(supernet, without_prefix("weights/", found.tensors), str(path))
     supernet.eval()
-    return _recorded(found.metadata)
+    rows = tuple(HistoryRow(step, epoch, values) for step, (epoch, values) in enumerate(_rows(found)))
+    return _recorded(found), rows
 
 
-def _recorded(metadata: dict[str, Any]) -> list[Recorded]:
+def _recorded(found: Checkpoint) -> list[Recorded]:
     return [
         Recorded(int(e), tuple(int(i) for i in a), float(loss), float(right))
-        for e, a, loss, right in metadata["recorded"]
+        for e, a, loss, right in found.metadata["recorded"]
+    ]
+
+
+def _rows(found: Checkpoint) -> list[tuple[int, dict[str, float]]]:
+    columns = found.metadata["columns"]
+    return [
+        (int(row[0]), {c: v for c, v in zip(columns, row[1:], strict=True) if not math.isnan(v)})
+        for row in found.tensors["history"].tolist()
     ]

@@ -112,6 +112,7 @@ class SearchResult:
         history: the log, see the searcher.
         alternatives: other architectures that the searcher scored and that keep the budgets by the cost model,
             best first, with their scores; not exactly checked.
+        evaluated: every architecture that was scored, with its score, whether within the budgets or not.
     """
 
     architecture: Architecture
@@ -124,3 +125,4 @@ class SearchResult:
     repaired: bool = False
     history: tuple[HistoryRow, ...] = field(default=(), repr=False)
     alternatives: tuple[tuple[Architecture, float], ...] = field(default=(), repr=False)
+    evaluated: tuple[tuple[Architecture, float], ...] = field(default=(), repr=False)

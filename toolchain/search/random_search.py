@@ -147,4 +147,5 @@ def finish(
         repaired=chosen.repaired,
         history=tuple(rows),
         alternatives=tuple((a, scores[a]) for a in ranked if a != best)[:20],
+        evaluated=tuple((a, scores[a]) for a in ranked),
     )

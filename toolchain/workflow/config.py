@@ -165,6 +165,24 @@ class SearchSection(_Section):
     )
 
 
+class RunSection(_Section):
+    """When `boardfit run` has measured enough whole networks."""
+
+    tolerance: float | None = Field(
+        None,
+        gt=0,
+        le=100,
+        description="per cent that the predicted cost of the chosen network may differ from its measured one; by "
+        "default 5 on a CPU, 2 on a board",
+    )
+    rounds: int = Field(
+        3,
+        ge=0,
+        description="at most so many times candidates are measured and the cost model is corrected; 0: never",
+    )
+    candidates: int = Field(3, ge=0, description="next best networks that are measured beside the chosen one")
+
+
 class TrainingSection(_Section):
     """How the winner is trained and quantised."""
 
@@ -188,6 +206,7 @@ class Config(_Section):
     target: tuple[TargetSection, ...] = Field((TargetSection(name="cpu-litert"),), min_length=1)
     profile: ProfileSection = ProfileSection()
     search: SearchSection = SearchSection()
+    run: RunSection = RunSection()
     training: TrainingSection = TrainingSection()
 
     @field_validator("target", mode="before")

@@ -191,7 +191,7 @@ def deploy(
     record = asdict(outcome)
     record["rows"] = [row.as_dict() for row in outcome.rows]
     record["targets"] = [{**asdict(one), "stack": one.stack.as_dict()} for one in outcome.targets]
-    project.write_record(STAGE, "", record)
+    project.write_record(STAGE, {}, record)
     return outcome
 
 
@@ -294,7 +294,7 @@ def _exported(project: Project) -> dict[str, Any]:
     stored = project.latest("export")
     if stored is None:
         raise ConfigurationError("no export has finished", remedy="run `boardfit export`")
-    if stored["inputs"] != export_inputs(project, tuple(stored["architecture"])):
+    if stored.get("depends") != export_inputs(project, tuple(stored["architecture"])):
         raise ConfigurationError(
             "the exported files were made under other settings than those that now stand in the project file",
             remedy="run `boardfit export`",

@@ -60,6 +60,7 @@ class ExportOutcome:
         epochs_trained, best_epoch: of the float training.
         quantization: "ptq" or "qat".
         reused: nothing had changed, so the earlier files stand.
+        why: why they were made (again), or that nothing changed.
     """
 
     architecture: Architecture
@@ -72,6 +73,7 @@ class ExportOutcome:
     best_epoch: int
     quantization: str
     reused: bool = False
+    why: str = ""
 
 
 def export(
@@ -96,13 +98,17 @@ def export(
         _refuse_predicted(found)
     architecture = tuple(int(i) for i in found["architecture"])
     inputs = export_inputs(project, architecture)
+    why = project.why(STAGE, inputs, force=force)
     stored = None if force else project.record(STAGE, inputs)
-    if stored is not None and changed_file(project, stored) is None:
-        return _from_record(project, stored)
+    if stored is not None:
+        changed = changed_file(project, stored)
+        if changed is None:
+            return _from_record(project, stored)
+        why = f"{changed.name} is not the file that was verified"
     if force:
-        _checkpoint(project, inputs).unlink(missing_ok=True)
+        _checkpoint(project, architecture).unlink(missing_ok=True)
     project.drop_record(STAGE)  # from here on the files are no longer those of an earlier record
-    module, epochs, best = _train(project, architecture, inputs, progress)
+    module, epochs, best = _train(project, architecture, progress)
     graph = lower(module, project.space.input_shape)
     int8 = _quantize(project, graph, progress)
     files = _write(project, module, graph, int8, progress)
@@ -120,14 +126,13 @@ def export(
     sizes = {name: len(data) for name, data in files.items()}
     outcome = ExportOutcome(
         architecture, project.space.encode(architecture), project.model_folder, sizes, verification,
-        accuracy, epochs, best, project.config.training.quantization,
+        accuracy, epochs, best, project.config.training.quantization, why=why,
     )  # fmt: skip
     _describe(project, outcome, int8)
     if verification.ok:
         written = (*outcome.files, WEIGHTS, MODEL_JSON)
         digests = {name: _digest(project.model_folder / name) for name in written}
         project.write_record(STAGE, inputs, {**_as_record(outcome), "sha256": digests})
-        _checkpoint(project, inputs).unlink(missing_ok=True)
     return outcome
 
 
@@ -177,22 +182,31 @@ def export_c(project: Project, folder: Path) -> CProject:
     return CProject(folder, isa, files)
 
 
-def export_inputs(project: Project, architecture: Architecture) -> str:
-    """Fingerprint of everything that the files depend on."""
-    return fingerprint(
-        architecture, project.config.training.model_dump(), project.space_fingerprint,
-        project.config.project.seed, project.config.project.threads, project.data.fingerprint, _wanted_files(project),
+def export_inputs(project: Project, architecture: Architecture) -> dict[str, str]:
+    """Everything that the files depend on; see `Project.why`."""
+    config = project.config
+    return {
+        "network": fingerprint(architecture),
+        "training settings": fingerprint(config.training.model_dump()),
+        "space": project.space_fingerprint,
+        "seed": str(config.project.seed),
+        "threads": str(config.project.threads),
+        "data": project.data.fingerprint,
+        "files that targets take": fingerprint(_wanted_files(project)),
+    }
+
+
+def _checkpoint(project: Project, architecture: Architecture) -> Path:
+    """Where a training lies, unfinished or finished: what is made of the weights later does not train again."""
+    config, training = project.config, project.config.training
+    depends = fingerprint(
+        architecture, training.epochs, training.batch_size, training.learning_rate, config.project.seed,
+        config.project.threads, project.space_fingerprint, project.data.fingerprint,
     )  # fmt: skip
+    return project.checkpoint(f"train-{depends}.safetensors")
 
 
-def _checkpoint(project: Project, inputs: str) -> Path:
-    """Where an unfinished training lies."""
-    return project.checkpoint(f"train-{inputs}.safetensors")
-
-
-def _train(
-    project: Project, architecture: Architecture, inputs: str, progress: Progress
-) -> tuple[nn.Module, int, int]:
+def _train(project: Project, architecture: Architecture, progress: Progress) -> tuple[nn.Module, int, int]:
     """The trained module in eval mode, epochs, best epoch; goes on from a checkpoint of the same training."""
     settings, data, seed = project.config.training, project.data, project.config.project.seed
     torch.set_num_threads(project.config.project.threads)
@@ -209,7 +223,7 @@ def _train(
         learning_rate=settings.learning_rate,
         seed=seed,
         progress=lambda done, total, note: progress("train", done, total, note),
-        checkpoint=_checkpoint(project, inputs),
+        checkpoint=_checkpoint(project, architecture),
         resume=True,
     )
     return module.eval(), settings.epochs, report.best_epoch
@@ -339,6 +353,7 @@ def _from_record(project: Project, stored: Mapping[str, Any]) -> ExportOutcome:
         best_epoch=stored["best_epoch"],
         quantization=stored["quantization"],
         reused=True,
+        why="nothing changed",
     )
 
 

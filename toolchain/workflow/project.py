@@ -4,7 +4,7 @@ boardfit.toml          what the user wants
 lut.sqlite             what was measured (docs/lut.md)
 results/*.json         what each stage found; a stage whose inputs did not change is not done again
 results/model/         the winner's files
-results/checkpoints/   unfinished search and training
+results/checkpoints/   unfinished search and training, and supernets that answer other budgets in seconds
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from toolchain.spaces.load import space_class
 from toolchain.workflow.config import PROJECT_FILE, Config, TargetSection, load_config
 from toolchain.workflow.data import Dataset, load_dataset
 
+# What a stage's result depends on, by name: "budgets" -> a fingerprint. The names say what changed, when it does.
+Depends = Mapping[str, str]
 # (stage, done, total, note): how far a stage is. The workflow reports, the command line shows.
 Progress = Callable[[str, int, int, str], None]
 
@@ -100,7 +102,7 @@ class Project:
         return self.config.metric(target, metric)
 
     def checkpoint(self, name: str) -> Path:
-        """Where a stage keeps its unfinished work."""
+        """Where a stage keeps its unfinished work, and what later runs start from."""
         return self.results / "checkpoints" / name
 
     @property
@@ -112,10 +114,22 @@ class Project:
             [target.model_dump() for target in config.target], config.search.model_dump(),
         )  # fmt: skip
 
-    def record(self, stage: str, inputs: str) -> dict[str, Any] | None:
+    def record(self, stage: str, depends: Depends) -> dict[str, Any] | None:
         """What a stage wrote, if it worked on these very inputs; else None (it must be done again)."""
         stored = self.latest(stage)
-        return stored if stored is not None and stored["inputs"] == inputs else None
+        return stored if stored is not None and stored["inputs"] == fingerprint(dict(depends)) else None
+
+    def why(self, stage: str, depends: Depends, *, force: bool = False) -> str:
+        """Why a stage is done (again), or that it is not: "budgets changed", "nothing changed", "first time"."""
+        stored = self.latest(stage)
+        if stored is None:
+            there = (self.results / f"{stage}.json").exists()
+            return "its record is damaged" if there else "first time"
+        before = stored.get("depends", {})
+        changed = [name for name, value in depends.items() if before.get(name) != value]
+        if changed:
+            return f"{' and '.join(filter(None, (', '.join(changed[:-1]), changed[-1])))} changed"
+        return "--force" if force else "nothing changed"
 
     def latest(self, stage: str) -> dict[str, Any] | None:
         """What a stage wrote last, whatever its inputs; None if nothing, or if the file is damaged."""
@@ -144,9 +158,14 @@ class Project:
             )
         return stored
 
-    def write_record(self, stage: str, inputs: str, values: Mapping[str, Any]) -> None:
-        """Keep a stage's result with the fingerprint of what it depended on."""
-        stored = {**values, "inputs": inputs, "settings": self.settings}
+    def write_record(self, stage: str, depends: Depends, values: Mapping[str, Any]) -> None:
+        """Keep a stage's result with what it depended on, and the fingerprint of that."""
+        stored = {
+            **values,
+            "depends": dict(depends),
+            "inputs": fingerprint(dict(depends)),
+            "settings": self.settings,
+        }
         write_json(self.results / f"{stage}.json", {**stored, "checksum": fingerprint(stored)})
 
     def drop_record(self, stage: str) -> None:

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import torch
-
 from toolchain.errors import InfeasibleError, UsageError
-from toolchain.report.plots import plot_search
-from toolchain.search.connas import ConnasConfig, connas_search
-from toolchain.search.evaluators import SupernetEvaluator, recalibration_batches, train_supernet
-from toolchain.search.evolution import evolve
+from toolchain.export.native.plan import DIRECT
 from toolchain.search.protocols import SearchResult
-from toolchain.search.random_search import random_search
-from toolchain.search.trace import epochs_of, write_trace
 from toolchain.spaces import Architecture, Row
-from toolchain.supernet import Supernet
 from toolchain.units import Budget, QuantileBudget
-from toolchain.workflow.binas import PLOTS, Selection, binas_search, can_draw, selection_from_record
+from toolchain.workflow.binas import Selection, binas_search, selection_from_record
 from toolchain.workflow.budgets import (
     explain_margin,
     margins_of,
@@ -32,13 +24,15 @@ from toolchain.workflow.budgets import (
     tightened,
     within_the_part,
 )
-from toolchain.workflow.config import SearchSection
 from toolchain.workflow.costs import Costs, TargetCosts, evidence_text, open_costs
+from toolchain.workflow.methods import baseline, connas, connas_config
 from toolchain.workflow.models import structural_graph
 from toolchain.workflow.project import Progress, Project, fingerprint, silent
 
 STAGE = "search"
-METHODS = ("connas", "binas", "evolution", "random")
+BASELINES = ("evolution", "random")
+METHODS = ("connas", "binas", *BASELINES)
+EVALUATED = 300  # networks that a record keeps beside the winner: those on the front, then the best
 
 
 @dataclass(frozen=True)
@@ -53,6 +47,7 @@ class TargetPrices:
         predicted_in_network: those among the operators of the network that was found.
         predicted_error: mean relative error of predicted operators, by leaving measured ones out; None without any.
         note: what every figure must be read with, e.g. that no hardware was used; may be empty.
+        plan: of the network's program (`Plan.as_dict`): it is priced, written and deployed with it.
     """
 
     name: str
@@ -64,6 +59,7 @@ class TargetPrices:
     predicted_in_network: int
     predicted_error: float | None
     note: str
+    plan: Mapping[str, Sequence[int]] = field(default_factory=DIRECT.as_dict)
 
 
 @dataclass(frozen=True)
@@ -84,6 +80,7 @@ class SearchOutcome:
         seconds: of the search; of the first time when it is reused.
         selection: binas: certificate, alternatives, what more of a budget buys, which design choices pay.
         reused: nothing had changed, so the earlier result stands.
+        why: why it was searched (again), or that nothing changed.
     """
 
     architecture: Architecture
@@ -103,6 +100,7 @@ class SearchOutcome:
     seconds: float
     selection: Selection | None = None
     reused: bool = False
+    why: str = ""
 
 
 def search(
@@ -139,7 +137,9 @@ def search(
     costs = open_costs(project, [b.metric for b in asked], strict=strict)
     progress("costs", 1, 1, f"{len(costs.chain.operators)} operators")
     limits = within_the_part(costs, resolved(project, costs, asked))
+    costs = costs.under(limits)
     inputs = search_inputs(project, asked, method, costs)
+    why = project.why(STAGE, inputs, force=force)
     stored = None if force else project.record(STAGE, inputs)
     if stored is not None:
         return _from_record(project, stored)
@@ -156,8 +156,10 @@ def search(
     try:
         if method == "binas":
             result, selection = binas_search(project, costs, narrow, progress=progress, force=force)
+        elif method in BASELINES:
+            result = baseline(project, costs, narrow, method, progress, force=force)
         else:
-            result = _run(project, costs, narrow, method, checkpoint, progress)
+            result = connas(project, costs, narrow, checkpoint, progress, force=force)
     except InfeasibleError as error:
         # An earlier winner does not keep these budgets: nobody shall go on with it.
         project.drop_record(STAGE)
@@ -168,7 +170,7 @@ def search(
         text=project.space.encode(result.architecture),
         rows=tuple(project.space.describe(result.architecture)),
         score=result.score,
-        predicted=dict(result.predicted),
+        predicted=costs.predict(result.architecture),
         exact=dict(result.exact),
         evidence={metric: evidence_text(costs, metric) for metric in costs.table.metrics},
         budgets=limits,
@@ -180,134 +182,86 @@ def search(
         alternatives=tuple((project.space.encode(a), score) for a, score in result.alternatives[:5]),
         seconds=time.monotonic() - started,
         selection=selection,
+        why=why,
     )
     values = asdict(replace(outcome, rows=()))
     history = [{"step": h.step, "epoch": h.epoch, **h.values} for h in result.history]
-    project.write_record(STAGE, inputs, {**values, "history": history})
-    if method == "connas" and result.history:
-        _leave_trace(project, result, narrow)
+    more = {"history": history, "evaluated": _evaluated(project, costs, limits, result)}
+    project.write_record(STAGE, inputs, {**values, **more})
     checkpoint.unlink(missing_ok=True)
     return outcome
 
 
-def _leave_trace(project: Project, result: SearchResult, budgets: tuple[Budget, ...]) -> None:
-    """The log of every alpha step as a table, and the course of the search as a picture where matplotlib is there."""
-    write_trace(result.history, project.results / "search.csv")
-    if can_draw():
-        plot_search(epochs_of(result.history), budgets, project.results / PLOTS / "search")
+def _evaluated(
+    project: Project, costs: Costs, limits: Iterable[Budget], result: SearchResult
+) -> list[dict[str, Any]]:
+    """Networks that the method scored with supernet or estimator, with their costs by the table.
+
+    `on_front`: no other of them is both better and cheaper by the first budgeted metric that is a sum.
+    """
+    if not result.evaluated:
+        return []
+    how = dict(zip(costs.table.metrics, costs.table.combines, strict=True))
+    metric = next(name for name in (*(b.metric for b in limits), *how) if how[name] == "sum")
+    prices = costs.table.price([a for a, _ in result.evaluated])
+    column = prices[:, costs.table.metrics.index(metric)]
+    front: set[int] = set()
+    best = -math.inf
+    scores = [score for _, score in result.evaluated]
+    for index in sorted(range(len(scores)), key=lambda i: (column[i], -scores[i])):
+        if scores[index] > best:
+            front.add(index)
+            best = scores[index]
+    order = sorted(range(len(scores)), key=lambda i: (i not in front, -scores[i]))[:EVALUATED]
+    return [
+        {
+            "text": project.space.encode(result.evaluated[index][0]),
+            "score": scores[index],
+            "predicted": dict(zip(costs.table.metrics, map(float, prices[index]), strict=True)),
+            "on_front": index in front,
+        }
+        for index in order
+    ]
 
 
 def _prices(project: Project, costs: TargetCosts, architecture: Architecture) -> TargetPrices:
-    filled = costs.filled
-    inside = 0
-    if filled is not None:
+    filled, plan, inside = costs.filled, DIRECT, 0
+    if filled is not None or costs.plans is not None:
         graph = structural_graph(project, architecture, costs.target.precision)
-        inside = len({op for op in graph.operators if op in filled.predicted})
+        plan = costs.plan(graph)
+        inside = 0 if filled is None else len({op for op in plan.operators(graph) if op in filled.predicted})
     return TargetPrices(
         costs.target.name,
         costs.target.url,
         costs.stack.fingerprint,
         costs.mape,
-        len(costs.chain.operators),
+        len(costs.values) or len(costs.chain.operators),
         len(filled.predicted) if filled else 0,
         inside,
         filled.error if filled else None,
         costs.note,
+        plan.as_dict(),
     )
 
 
 def search_inputs(
     project: Project, asked: tuple[Budget | QuantileBudget, ...], method: str, costs: Costs
-) -> str:
-    """Fingerprint of everything that the answer depends on: settings, data, space, budgets and prices."""
-    return fingerprint(
-        project.config.search.model_dump(),
-        asdict(connas_config(project.config.search, project.config.project.seed)),
-        project.config.project.seed,
-        project.config.project.threads,
-        project.data.fingerprint,
-        project.space_fingerprint,
-        [target.precision for target in project.config.target],
-        [asdict(b) for b in asked],
-        method,
-        costs.fingerprint,
-    )
-
-
-def connas_config(settings: SearchSection, seed: int) -> ConnasConfig:
-    """The preset's settings with those of the project file in their place."""
-    base = ConnasConfig.quick(seed=seed) if settings.preset == "quick" else ConnasConfig(seed=seed)
-    given = {
-        "epochs": settings.epochs,
-        "batch_size": settings.batch_size,
-        "learning_rate": settings.learning_rate,
-        "final_learning_rate": None if settings.learning_rate is None else settings.learning_rate / 10,
-        "alpha_learning_rate": settings.alpha_learning_rate,
-        "rescale": settings.rescale,
-        "relaxation": settings.relaxation,
+) -> dict[str, str]:
+    """Everything that the answer depends on: settings, data, space, budgets and prices; see `Project.why`."""
+    config = project.config
+    connas = connas_config(config.search, config.project.seed)
+    return {
+        "budgets": fingerprint([asdict(b) for b in asked]),
+        "search method": method,
+        "search settings": fingerprint(config.search.model_dump(), asdict(connas)),
+        "seed": str(config.project.seed),
+        "threads": str(config.project.threads),
+        "data": project.data.fingerprint,
+        "space": project.space_fingerprint,
+        "precision": fingerprint([target.precision for target in config.target]),
+        "table of costs": costs.fingerprint,
+        "correction of costs": costs.corrections,
     }
-    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    return replace(base, **changes)
-
-
-def _run(
-    project: Project,
-    costs: Costs,
-    limits: tuple[Budget, ...],
-    method: str,
-    checkpoint: Path,
-    progress: Progress,
-) -> SearchResult:
-    settings, data, seed = project.config.search, project.data, project.config.project.seed
-    torch.set_num_threads(project.config.project.threads)
-    torch.manual_seed(seed)
-    supernet = Supernet(project.space)
-
-    def step(done: int, total: int, note: str = "") -> None:
-        progress("search", done, total, note)
-
-    if method == "connas":
-        return connas_search(
-            supernet,
-            costs.table,
-            limits,
-            x=data.x["train"],
-            y=data.y["train"],
-            x_val=data.x["val"],
-            y_val=data.y["val"],
-            checker=costs.exact,
-            config=connas_config(settings, seed),
-            progress=step,
-            checkpoint=checkpoint,
-            resume=True,
-        )
-    schedule = connas_config(settings, seed)
-    train_supernet(
-        supernet,
-        data.x["train"],
-        data.y["train"],
-        sample=project.space.sample,
-        epochs=schedule.epochs,
-        batch_size=schedule.batch_size,
-        learning_rate=schedule.learning_rate,
-        seed=seed,
-        progress=lambda done, total, note: progress("supernet", done, total, note),
-        checkpoint=checkpoint,
-        resume=True,
-    )
-    batches = recalibration_batches(data.x["train"], torch.device("cpu"))
-    evaluator = SupernetEvaluator(supernet, data.x["val"], data.y["val"], batches)
-    searcher = evolve if method == "evolution" else random_search
-    return searcher(
-        costs.table,
-        evaluator,
-        limits,
-        sample=project.space.sample,
-        evaluations=settings.samples,
-        checker=costs.exact,
-        seed=seed,
-        progress=step,
-    )
 
 
 def _from_record(project: Project, stored: Mapping[str, Any]) -> SearchOutcome:
@@ -331,4 +285,5 @@ def _from_record(project: Project, stored: Mapping[str, Any]) -> SearchOutcome:
         seconds=stored["seconds"],
         selection=None if stored["selection"] is None else selection_from_record(stored["selection"]),
         reused=True,
+        why="nothing changed",
     )
