@@ -1,7 +1,9 @@
 /* The int8 kernels. Every function runs one operator of a program (runtime/program.h); each result is bit-identical to
  * TensorFlow Lite Micro's. Nothing is allocated: `scratch` is the operator's own, 8-aligned, as large as the host's
- * footprint says (toolchain/export/native). Input, output and scratch do not overlap; activations start at a multiple
- * of 4. Operators must be well-formed: the runtime checks what it can when it opens a program, kernels check nothing. */
+ * footprint says (toolchain/export/native). Input, output and scratch do not overlap, but the
+ * output of a kernel that works in place (runtime/program.h) may begin where an input begins; activations start at a
+ * multiple of 4. Operators must be well-formed: the runtime checks what it can when it opens a program, kernels check
+ * nothing. */
 #ifndef BF_KERNELS_H
 #define BF_KERNELS_H
 #include <stdint.h>

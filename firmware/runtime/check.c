@@ -61,6 +61,13 @@ static int writable(const struct bounds *b, uint32_t place, uint32_t bytes)
     return place % 8 == 0 && inside(place, bytes, b->arena_bytes);
 }
 
+/* What an operator writes and what it reads or works with share no byte; constants are never written. */
+static int apart(uint32_t place, uint32_t bytes, uint32_t other, uint32_t other_bytes)
+{
+    return (place & BF_IN_PROGRAM) || bytes == 0 || other_bytes == 0 || place >= sum(other, other_bytes) ||
+           other >= sum(place, bytes);
+}
+
 /* One axis of a window: every output has a window that begins before the image's end and meets it. */
 static int axis(uint32_t in, uint32_t out, uint32_t kernel, uint32_t stride, uint32_t pad)
 {
@@ -155,7 +162,8 @@ static enum bf_status check_window(const struct bounds *b, const struct bf_windo
 
     if (!op->in_c || !op->out_c || !axis(op->in_h, op->out_h, op->kernel_h, op->stride_h, op->pad_top) ||
         !axis(op->in_w, op->out_w, op->kernel_w, op->stride_w, op->pad_left) || !readable(b, head->input, in) ||
-        !writable(b, head->output, out) || op->least > op->greatest)
+        !writable(b, head->output, out) || op->least > op->greatest ||
+        !apart(head->input, in, head->output, out))
         return BF_BAD_MODEL;
     if (head->kind == BF_AVERAGE_POOL || head->kind == BF_MAX_POOL)
         return op->in_c == op->out_c ? BF_OK : BF_BAD_MODEL;
@@ -166,7 +174,8 @@ static enum bf_status check_window(const struct bounds *b, const struct bf_windo
         return BF_BAD_MODEL;
     if (!sizes_of_form(op, &weights, &scratch) || !constants(b, op->weights, weights) ||
         !constants(b, op->channels, op->out_c * (uint32_t)sizeof(struct bf_channel)) ||
-        !writable(b, head->scratch, scratch))
+        !writable(b, head->scratch, scratch) || !apart(head->input, in, head->scratch, scratch) ||
+        !apart(head->output, out, head->scratch, scratch))
         return BF_BAD_MODEL;
     if (!shifts_are_defined((const struct bf_channel *)(const void *)(b->data + op->channels), op->out_c))
         return BF_BAD_MODEL;
@@ -182,6 +191,7 @@ static enum bf_status check_binary(const struct bounds *b, const struct bf_binar
 {
     const struct bf_extent *axes = (const struct bf_extent *)(op + 1);
     uint32_t i, size = 1, last_a = 0, last_b = 0;
+    int dense_a = 1, dense_b = 1; /* every value is read once, in the order of the output */
 
     if (op->rank == 0 || op->rank > BF_MAX_RANK || op->head.bytes < sizeof *op + op->rank * sizeof *axes)
         return BF_BAD_MODEL;
@@ -189,12 +199,18 @@ static enum bf_status check_binary(const struct bounds *b, const struct bf_binar
         uint32_t far_a = times(axes[i].size - 1, axes[i].stride_a), far_b = times(axes[i].size - 1, axes[i].stride_b);
         if (axes[i].size == 0 || far_a > ~last_a || far_b > ~last_b)
             return BF_BAD_MODEL;
-        size = times(size, axes[i].size);
         last_a += far_a;
         last_b += far_b;
     }
+    for (i = op->rank, size = 1; i-- > 0; size = times(size, axes[i].size)) {
+        dense_a &= axes[i].stride_a == size;
+        dense_b &= axes[i].stride_b == size;
+    }
     if (last_a == 0xffffffffu || last_b == 0xffffffffu || !readable(b, op->head.input, last_a + 1) ||
         !readable(b, op->second, last_b + 1) || !writable(b, op->head.output, size) || op->least > op->greatest)
+        return BF_BAD_MODEL;
+    if (!((dense_a && op->head.input == op->head.output) || apart(op->head.input, last_a + 1, op->head.output, size)) ||
+        !((dense_b && op->second == op->head.output) || apart(op->second, last_b + 1, op->head.output, size)))
         return BF_BAD_MODEL;
     if (!shift_is_right(op->shift_a) || !shift_is_right(op->shift_b) || op->shift_out < -31 || op->shift_out > 30 ||
         (op->head.kernel == BF_BINARY_SHORT && op->shift_out > -1))
@@ -216,7 +232,10 @@ static enum bf_status check_pad(const struct bounds *b, const struct bf_pad *op)
         in = times(in, size);
         out = times(out, size + padding);
     }
-    return readable(b, op->head.input, in) && writable(b, op->head.output, out) ? BF_OK : BF_BAD_MODEL;
+    return readable(b, op->head.input, in) && writable(b, op->head.output, out) &&
+                   apart(op->head.input, in, op->head.output, out)
+               ? BF_OK
+               : BF_BAD_MODEL;
 }
 
 static enum bf_status check_copy(const struct bounds *b, const struct bf_copy *op)
@@ -224,9 +243,16 @@ static enum bf_status check_copy(const struct bounds *b, const struct bf_copy *o
     uint32_t before = times(op->rows - 1, op->out_stride), in = times(op->rows, op->row_bytes);
 
     if (op->rows == 0 || op->row_bytes == 0 || before > ~op->row_bytes || !readable(b, op->head.input, in) ||
-        !inside(op->head.output, before + op->row_bytes, b->arena_bytes)) /* may begin at any byte */
+        !inside(op->head.output, before + op->row_bytes, b->arena_bytes) || /* may begin at any byte */
+        !apart(op->head.input, in, op->head.output, before + op->row_bytes))
         return BF_BAD_MODEL;
     return BF_OK;
+}
+
+/* Element by element, or row by row: the output may be the input. */
+static int in_place_or_apart(const struct bf_operator *op, uint32_t bytes)
+{
+    return op->input == op->output || apart(op->input, bytes, op->output, bytes);
 }
 
 static enum bf_status check_softmax(const struct bounds *b, const struct bf_softmax *op)
@@ -234,7 +260,7 @@ static enum bf_status check_softmax(const struct bounds *b, const struct bf_soft
     uint32_t size = (uint32_t)op->rows * op->depth;
 
     return op->depth > 0 && op->radius < 256 && constants(b, op->table, 256 * 4) && readable(b, op->head.input, size) &&
-                   writable(b, op->head.output, size)
+                   writable(b, op->head.output, size) && in_place_or_apart(&op->head, size)
                ? BF_OK
                : BF_BAD_MODEL;
 }
@@ -242,7 +268,7 @@ static enum bf_status check_softmax(const struct bounds *b, const struct bf_soft
 static enum bf_status check_table(const struct bounds *b, const struct bf_table *op)
 {
     return constants(b, op->table, 256) && readable(b, op->head.input, op->count) &&
-                   writable(b, op->head.output, op->count)
+                   writable(b, op->head.output, op->count) && in_place_or_apart(&op->head, op->count)
                ? BF_OK
                : BF_BAD_MODEL;
 }

@@ -12,7 +12,8 @@
  *
  *     bf_program | operands | descriptor 0, 1, ... | constants of operator 0, 1, ...
  *
- * No kernel works in place: inputs, output and scratch of an operator never overlap. A reshape shares its place with its
+ * Inputs, output and scratch of an operator never overlap, but for operators that work in place, whose output begins where
+ * an input begins: add and mul with an operand that is not broadcast, softmax, table. A reshape shares its place with its
  * input and is no operator; a concatenation is one copy for each input.
  */
 #ifndef BF_PROGRAM_H

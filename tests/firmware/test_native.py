@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import struct
@@ -19,7 +20,7 @@ from profilers.single import operator_model
 from tests.firmware.native import NativeHost, check_graph
 from tests.random_graphs import int8_graphs, int8_operators, random_inputs
 from toolchain.export.native import layout
-from toolchain.export.native.footprint import arena_bytes
+from toolchain.export.native.footprint import arena_bytes, scratch_bytes
 from toolchain.export.native.layout import Isa
 from toolchain.export.native.plan import Plan
 from toolchain.export.native.weights import algorithms, weighted_footprint
@@ -237,6 +238,62 @@ def test_device_and_host_count_the_same_sizes(host: NativeHost, isa: Isa, kind, 
     assert status(found.scratch_bytes, weights) == 0
     assert found.scratch_bytes == 0 or status(found.scratch_bytes - 1, weights) == BAD_MODEL
     assert status(found.scratch_bytes, (found.weight_bytes - 1) // 16 * 16) == BAD_MODEL
+
+
+OVERLAPS = {
+    "conv2d 6x6x4->6x6x4 k3x3 s1x1 same none int8": False,
+    "fully_connected 8->8 none int8": False,
+    "max_pool 6x6x4->6x6x4 k3x3 s1x1 same none int8": False,
+    "pad 2x2x4->2x2x4 p0:0,0:0,0:0,0:0 int8": False,
+    "concatenation 2x2x4->2x2x4 axis3 int8": False,
+    "add 2x2x4,2x2x4->2x2x4 none int8": True,
+    "add 2x2x4,2x2x1->2x2x4 none int8": True,
+    "add 2x2x1,2x2x4->2x2x4 none int8": False,  # the first operand is read four times
+    "mul 2x2x4,1x1x4->2x2x4 none int8": True,
+    "mul 1x1x1,1x1x1->1x1x1 none int8": True,
+    "softmax 2x2x4->2x2x4 int8": True,
+    "hard_swish 2x2x4->2x2x4 int8": True,
+}
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("signature", "legal"), OVERLAPS.items())
+def test_only_what_works_in_place_may_overlap(
+    host: NativeHost, isa: Isa, signature: str, legal: bool
+) -> None:
+    """The output begins at an input or apart from it, scratch memory apart from both: anything else is refused."""
+    graph = operator_model(Operator.parse(signature))
+    program = write_program(graph, isa)
+    at = struct.unpack_from("<I", program, 20)[0]
+    inputs = b"".join(x[0].tobytes() for x in random_inputs(graph, 1, 0))
+    kind = graph.nodes[0].operator.kind
+    size = len(inputs) if kind not in ("add", "mul") else math.prod(graph.operators[0].inputs[0])
+    output = math.prod(graph.operators[0].output)
+    scratch = scratch_bytes(graph.operators[0], isa)
+
+    def status(source: int, second: int, to: int, scratch: int) -> int:
+        changed = bytearray(program)
+        struct.pack_into("<I", changed, 16, 4096 + 8192)
+        struct.pack_into("<III", changed, at + 4, source, to, scratch)
+        if kind in ("add", "mul"):
+            struct.pack_into("<I", changed, at + 20, second)
+        return host.ask(with_checksum(bytes(changed)), inputs, 4096 + 8192).status
+
+    far, work = 2048, 4096
+    assert status(1024, far, 0, work) == 0
+    assert status(1024, far, 1024, work) == (0 if legal else BAD_MODEL)
+    assert status(1024, far, 1024 + layout.padded(size, 8), work) == 0  # the next byte
+    assert status(1024, far, 1024 - layout.padded(output, 8), work) == 0
+    if size > 8:
+        assert status(1024, far, 1024 + 8, work) == BAD_MODEL
+        assert status(1024, far, 1024 - layout.padded(output, 8) + 8, work) == BAD_MODEL
+    if kind in ("add", "mul"):
+        assert status(1024, far, far, work) == (
+            0 if graph.operators[0].inputs[1] == graph.operators[0].output else BAD_MODEL
+        )
+    if scratch:
+        assert status(1024, far, 0, 1024) == BAD_MODEL
+        assert status(1024, far, 0, 0) == BAD_MODEL
 
 
 # --- damaged programs ----------------------------------------------------------------------------------------------

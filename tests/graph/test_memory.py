@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from tests.random_graphs import float_graphs, int8_graphs
 from toolchain.errors import GraphError
 from toolchain.export.tflite_writer import write_tflite
 from toolchain.graph import Graph, GraphBuilder, Quantization
-from toolchain.graph.liveness import live_peak_bytes
+from toolchain.graph.liveness import align, live_peak_bytes, live_steps
 from toolchain.graph.memory import (
     Lifetime,
     MemoryPlan,
@@ -64,8 +65,9 @@ def exists(tensors: Sequence[Lifetime], capacity: int) -> bool:
         t = tensors[index]
         for offset in range(capacity - t.size + 1):
             clash = any(
-                t.first <= o.last and o.first <= t.last and offset < at + o.size and at < offset + t.size
+                offset < at + o.size_at(step) and at < offset + t.size_at(step)
                 for at, o in placed
+                for step in range(max(t.first, o.first), min(t.last, o.last) + 1)
             )
             if not clash and place(index + 1, [*placed, (offset, t)]):
                 return True
@@ -169,6 +171,29 @@ def test_optimal_is_optimal(tensors: list[Lifetime]) -> None:
     assert best.arena_bytes == peak or not exists(tensors, best.arena_bytes - 1)
 
 
+@st.composite
+def shrinking_sets(draw: st.DrawFn, most: int = 6) -> list[Lifetime]:
+    """Places whose later tensors are smaller."""
+    found = []
+    for tensor in draw(tensor_sets(most)):
+        steps = range(tensor.first + 1, tensor.last + 1)
+        at = sorted(draw(st.lists(st.sampled_from(steps), unique=True, max_size=2))) if steps else []
+        sizes = sorted(
+            draw(st.lists(st.integers(1, tensor.size), min_size=len(at), max_size=len(at))), reverse=True
+        )
+        found.append(tensor._replace(shrinks=tuple(zip(at, sizes, strict=True))))
+    return found
+
+
+@settings(max_examples=150, deadline=None)
+@given(shrinking_sets())
+def test_optimal_is_optimal_where_places_shrink(tensors: list[Lifetime]) -> None:
+    best = optimal(tensors)
+    best.check()
+    assert best.proved
+    assert best.arena_bytes == 1 or not exists(tensors, best.arena_bytes - 1)
+
+
 @settings(max_examples=100, deadline=None)
 @given(tensor_sets(12), st.sampled_from([1, 4, 16]))
 def test_plans_keep_order(tensors: list[Lifetime], alignment: int) -> None:
@@ -223,7 +248,8 @@ def test_lifetimes_of_a_residual() -> None:
     z = b.binary("add", x, y)
     unused = b.input((1, 3))
     graph = b.build(z)
-    assert lifetimes(graph) == [(x, 128, 0, 2), (unused, 12, 0, 0), (y, 128, 1, 2), (z, 128, 2, 2)]
+    lives = [(x, 128, 0, 2), (unused, 12, 0, 0), (y, 128, 1, 2), (z, 128, 2, 2)]
+    assert lifetimes(graph) == [Lifetime(*life) for life in lives]
     assert live_peak_bytes(graph) == 384
     assert plan(graph, "optimal").arena_bytes == plan(graph).arena_bytes == 384
 
@@ -277,6 +303,102 @@ def test_native_plans_keep_everything_apart(graph: Graph, seed: int, keep_inputs
             together = a.first <= b.last and b.first <= a.last
             if together and root.get(a.name, a.name) != root.get(b.name, b.name):
                 assert at >= bt + b.size or bt >= at + a.size, (a, b)
+
+
+def least_in_place(graph: Graph, in_place: list[int], keep_inputs: bool) -> int:
+    """The smallest arena with every choice of what is overwritten, each by exhaustive search, in steps of 8 bytes."""
+    lives = lifetimes(graph)
+    lives = [
+        t._replace(last=len(graph.nodes)) if keep_inputs and t.name in graph.inputs else t for t in lives
+    ]
+    options: list[list[tuple[str, str] | None]] = []
+    for index in in_place:
+        node = graph.nodes[index]
+        options.append([None, *((name, node.output) for name in node.inputs if name not in graph.constants)])
+    best = 1 << 30
+    for taken in product(*options):
+        pairs = [pair for pair in taken if pair]
+        places = {t.name: [t] for t in lives}
+        legal = True
+        for before, after in pairs:
+            index = next(i for i, node in enumerate(graph.nodes) if node.output == after)
+            old, new = (next(t for t in lives if t.name == name) for name in (before, after))
+            shape = graph.tensors[before].shape
+            legal &= (
+                graph.nodes[index].operator.kind not in ("add", "mul") or shape == graph.tensors[after].shape
+            )
+            legal &= old.last == index + 1 and before not in graph.outputs and old.size >= new.size
+            legal &= not (keep_inputs and before in graph.inputs)
+            if not legal:
+                break
+            key = next(key for key, row in places.items() if row[-1].name == before)
+            places[key] += places.pop(after)
+        if not legal:
+            continue
+        joined = [
+            Lifetime(
+                row[0].name, -(-row[0].size // 8), row[0].first, row[-1].last,
+                tuple((t.first + 1, -(-t.size // 8)) for t in row[1:]),
+            )
+            for row in places.values()
+        ]  # fmt: skip
+        capacity = max(
+            sum(t.size_at(step) for t in joined if t.first <= step <= t.last)
+            for step in range(len(graph.nodes) + 1)
+        )
+        while capacity * 8 < best and not exists(joined, capacity):
+            capacity += 1
+        best = min(best, capacity * 8)
+    return best
+
+
+@st.composite
+def small_nets(draw: st.DrawFn) -> Graph:
+    """Up to six nodes of every kind that may overwrite an input, of one that may not, and of one that shrinks."""
+    b = GraphBuilder("int8")
+    made = [b.input((1, 1, draw(st.integers(1, 4)), 8), SCALE)]
+    for _ in range(draw(st.integers(1, 6))):
+        x = draw(st.sampled_from(made[-3:]))
+        kind = draw(st.sampled_from(["swish", "add", "pool", "join"]))
+        like = [name for name in made if b.shape(name) == b.shape(x)]
+        if kind == "add":
+            made.append(b.binary("add", x, draw(st.sampled_from(like)), quantization=SCALE))
+        elif kind == "join" and b.shape(x)[2] < 8:
+            made.append(b.concatenation([x, x], 2, quantization=SCALE))
+        elif kind == "pool":
+            made.append(b.pool("max_pool", x, (1, draw(st.integers(1, b.shape(x)[2]))), quantization=SCALE))
+        else:
+            made.append(b.unary("hard_swish", x, quantization=SCALE))
+    return b.build(*draw(st.lists(st.sampled_from(made), unique=True, max_size=1)), made[-1])
+
+
+@settings(max_examples=100, deadline=None)
+@given(small_nets(), st.booleans())
+def test_no_choice_of_what_is_overwritten_is_better(graph: Graph, keep_inputs: bool) -> None:
+    in_place = [i for i, node in enumerate(graph.nodes) if node.operator.kind != "concatenation"]
+    found = plan_native(graph, in_place=in_place, keep_inputs=keep_inputs)
+    found.check()
+    assert found.arena_bytes == least_in_place(graph, in_place, keep_inputs)
+    assert found.proved
+
+
+@settings(max_examples=100, deadline=None)
+@given(int8_graphs(max_blocks=6, extreme=False), st.integers(0, 2**32 - 1))
+def test_what_lives_at_each_step_is_the_bound(graph: Graph, seed: int) -> None:
+    """What a search counts arc by arc, and what the plan of the whole network cannot fall below."""
+    rng = np.random.default_rng(seed)
+    in_place = [i for i in range(len(graph.nodes)) if rng.random() < 0.7]
+    found = plan_native(graph, in_place=in_place)
+    found.check()
+    steps = [
+        sum(align(size, 8) for size in (*live.others, 0 if live.dying and i in in_place else live.output))
+        for i, live in enumerate(live_steps(graph))
+    ]
+    start = sum(align(t.size, 8) for t in lifetimes(graph) if t.first == 0)
+    assert found.lower_bound >= max(start, *steps)
+    assert (
+        found.arena_bytes == max(start, *steps) or found.lower_bound > max(start, *steps) or not found.proved
+    )
 
 
 def test_a_reshape_shares_its_place_while_either_is_needed() -> None:

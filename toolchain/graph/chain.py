@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from toolchain.graph.liveness import Live
 from toolchain.graph.operator import Operator, Shape
 
 
@@ -25,8 +26,8 @@ class Arc:
         ram_bytes: peak bytes of simultaneously live activations inside this arc, input and output included
             (exact for chains of operators; residual branches counted).
         constant_bytes: bytes of weights, biases and other constants.
-        live_bytes: per operator, the bytes of each activation that lives while it runs (a reshape shares its
-            input's): what a runtime that needs scratch memory and alignment makes its arena of.
+        live: per operator, the bytes of what lives while it runs: what a runtime that needs scratch memory and
+            alignment, and whose kernels may work in place, makes its arena of.
     """
 
     candidate: int
@@ -35,7 +36,7 @@ class Arc:
     operators: tuple[Operator, ...]
     ram_bytes: int
     constant_bytes: int
-    live_bytes: tuple[tuple[int, ...], ...] = ()
+    live: tuple[Live, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,26 +2,66 @@
 
 Times are TensorFlow Lite Micro's: step 0 is before the first node, node i runs at step i + 1. A network input
 lives from step 0 to its last use, a node's output from its own step to its last use, and the network's outputs to
-the end. A node's inputs and output overlap: no kernel here works in place.
+the end. TensorFlow Lite Micro's kernels do not work in place, so a node's inputs and output live together.
+
+Our own runtime's kernels can: `places` says what shares a place then, `live_steps` what lives while each node runs.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
-from toolchain.graph.graph import Graph
+from toolchain.graph.graph import Graph, Node
 
 _ITEM_BYTES = {"float32": 4, "int8": 1, "int32": 4}
 
 
 class Lifetime(NamedTuple):
-    """One activation tensor: its name, its bytes, and the first and last step (both included) at which it is needed."""
+    """One activation tensor, or a place that several take one after the other.
+
+    Attributes:
+        name: of the tensor; of a place, of the first tensor in it.
+        size: bytes, from the first step on.
+        first, last: steps (both included) between which it is needed.
+        shrinks: (step, bytes from this step on), steps ascending and bytes descending: later tensors of a place may be
+            smaller, and leave its end to others.
+    """
 
     name: str
     size: int
     first: int
     last: int
+    shrinks: tuple[tuple[int, int], ...] = ()
+
+    def size_at(self, step: int) -> int:
+        """Bytes that are needed at a step of its life."""
+        size = self.size
+        for begin, smaller in self.shrinks:
+            if begin <= step:
+                size = smaller
+        return size
+
+
+class Live(NamedTuple):
+    """What lives while one node runs, where kernels may work in place.
+
+    Attributes:
+        output: bytes of the node's output; 0 for a reshape, whose output is its input.
+        others: bytes of each other place, in no particular order.
+        dying: the output may take the place of one of the others: it is no larger, and that one is not needed again.
+            Whether it does is the kernel's matter.
+    """
+
+    output: int
+    others: tuple[int, ...]
+    dying: bool
+
+    def scaled(self, factor: float) -> Live:
+        """The same for elements of another size."""
+        return Live(int(self.output * factor), tuple(int(size * factor) for size in self.others), self.dying)
 
 
 def lifetimes(graph: Graph) -> list[Lifetime]:
@@ -58,23 +98,118 @@ def live_peak_bytes(graph: Graph, alignment: int = 1) -> int:
     return max(steps)
 
 
-def live_places(graph: Graph) -> tuple[tuple[int, ...], ...]:
-    """Bytes of every place that is needed while each node runs, for a runtime in which a reshape shares the place of
-    its input (`toolchain.graph.memory.plan_native`): per node, in no particular order.
+def live_steps(graph: Graph) -> tuple[Live, ...]:
+    """What lives while each node runs, for a runtime in which a reshape's output is its input."""
+    owner, groups = _groups(graph, keep_inputs=False)
+    kept = {owner.get(name, name) for name in graph.outputs}
+    found = []
+    for index, node in enumerate(graph.nodes):
+        own = owner.get(node.output, node.output)
+        made = groups[own].first == index + 1
+        others = [
+            g.size for g in groups.values() if g.first <= index + 1 <= g.last and not (made and g.name == own)
+        ]
+        dying = bool(_overwritten(node, index, owner, groups, kept))
+        found.append(Live(groups[own].size if made else 0, tuple(others), dying))
+    return tuple(found)
+
+
+class Places(NamedTuple):
+    """The places of a graph's activations.
+
+    Attributes:
+        lifetimes: of each place.
+        owner: tensor -> its place, for all tensors whose place has another name.
+        choices: node -> the inputs whose place its output could take; where it takes none, its own.
+    """
+
+    lifetimes: tuple[Lifetime, ...]
+    owner: Mapping[str, str]
+    choices: Mapping[int, tuple[str, ...]]
+
+
+def places(
+    graph: Graph,
+    in_place: Collection[int] = (),
+    *,
+    taken: Mapping[int, str | None] = MappingProxyType({}),
+    keep_inputs: bool = False,
+) -> Places:
+    """What needs a place of its own, where a reshape's output is its input and some kernels write over an input.
+
+    Args:
+        in_place: nodes whose kernels can: an output takes the place of an input that is not needed again and at least
+            as large; of an add or mul, only of one that is not broadcast. The network's outputs are never overwritten.
+        taken: node -> the input whose place it takes (one of `choices`), or None to have its own. Default: the first.
+        keep_inputs: the network's inputs are never overwritten either.
+    """
+    owner, groups = _groups(graph, keep_inputs)
+    kept = {owner.get(name, name) for name in (*graph.outputs, *(graph.inputs if keep_inputs else ()))}
+    choices: dict[int, tuple[str, ...]] = {}
+    place_of = {name: name for name in groups}
+    found = dict(groups)
+    for index in sorted(in_place):
+        node = graph.nodes[index]
+        names = _overwritten(node, index, owner, groups, kept)
+        if not names:
+            continue
+        choices[index] = names
+        name = taken.get(index, names[0])
+        if name is None:
+            continue
+        place, own = place_of[owner.get(name, name)], owner.get(node.output, node.output)
+        before, after = found[place], found.pop(own)
+        shrinks = before.shrinks
+        if after.size < before.size_at(before.last):
+            shrinks += ((after.first + 1, after.size),)
+        found[place] = before._replace(last=after.last, shrinks=shrinks)
+        place_of[own] = place
+    shared = {name: place_of[owner.get(name, name)] for name in graph.activations}
+    shared = {name: place for name, place in shared.items() if name != place}
+    return Places(tuple(found.values()), MappingProxyType(shared), MappingProxyType(choices))
+
+
+def _groups(graph: Graph, keep_inputs: bool) -> tuple[dict[str, str], dict[str, Lifetime]]:
+    """Tensors and their reshapes: (tensor -> the one whose place it shares, that one's name -> life of all of them).
+
+    A reshape of a constant has a place of its own.
     """
     owner: dict[str, str] = {}
     for node in graph.nodes:
         source = node.inputs[0]
         if node.operator.kind == "reshape" and source not in graph.constants:
             owner[node.output] = owner.get(source, source)
-    places: dict[str, Lifetime] = {}
+    groups: dict[str, Lifetime] = {}
     for tensor in lifetimes(graph):
         name = owner.get(tensor.name, tensor.name)
-        known = places.get(name, tensor)
-        places[name] = known._replace(last=max(known.last, tensor.last))
+        last = len(graph.nodes) if keep_inputs and tensor.name in graph.inputs else tensor.last
+        known = groups.get(name, tensor)
+        groups[name] = known._replace(last=max(known.last, last))
+    return owner, groups
+
+
+def _overwritten(
+    node: Node, index: int, owner: Mapping[str, str], groups: Mapping[str, Lifetime], kept: Collection[str]
+) -> tuple[str, ...]:
+    """The inputs whose place a node's output may take: nothing else needs them, and they are not smaller."""
+    op, step = node.operator, index + 1
+    if op.kind in ("reshape", "concatenation", "pad"):
+        return ()
+    names = [
+        name
+        for name, shape in zip(node.inputs, op.inputs, strict=False)
+        if shape == op.output or op.kind not in ("add", "mul")
+    ]
+    own = groups[owner.get(node.output, node.output)]
     return tuple(
-        tuple(p.size for p in places.values() if p.first <= step <= p.last)
-        for step in range(1, len(graph.nodes) + 1)
+        dict.fromkeys(
+            name
+            for name in names
+            if (place := owner.get(name, name)) in groups
+            and place not in kept
+            and groups[place].last == step
+            and groups[place].size >= own.size
+        )
     )
 
 

@@ -1,26 +1,27 @@
 """Where each activation lies in RAM: TensorFlow Lite Micro's plan, and the smallest plan there is.
 
 Both plans give every activation one offset for its whole life and never overlap two that live at the same step
-(toolchain.graph.liveness has the steps). No kernel works in place.
+(toolchain.graph.liveness has the steps).
 
 The greedy plan is what TensorFlow Lite Micro's interpreter will use on the device: its arena equals the "head" that the
 interpreter reports (with reference kernels, which need no scratch memory; CMSIS-NN's do, and that is not in here).
 The optimal one is how far greedy is from the limit. `plan_native` is the optimal plan with what our own runtime has
-besides: scratch memory of kernels, and reshapes that share the place of their input.
+besides: scratch memory of kernels, reshapes that share the place of their input, and kernels that write over theirs.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice, product
 from types import MappingProxyType
 from typing import Literal
 
 from toolchain.errors import GraphError
 from toolchain.graph.graph import Graph
-from toolchain.graph.liveness import Lifetime, align, lifetimes, live_peak_bytes
+from toolchain.graph.liveness import Lifetime, Places, align, lifetimes, live_peak_bytes, places
 
 __all__ = [
     "NATIVE_ALIGNMENT",
@@ -42,6 +43,7 @@ TFLM_ALIGNMENT = 16  # MicroArenaBufferAlignment() of TensorFlow Lite Micro
 NATIVE_ALIGNMENT = 8  # of the native runtime: firmware/runtime/program.h
 NODE_LIMIT = 50_000  # of the exact search, for each size that it tries; about one second
 ROUNDS = 60  # of improving a first-fit order; six orders take up to half a second at 120 tensors
+ALTERNATIVES = 81  # choices of what is overwritten that are tried where the first one is not proved the best
 LARGEST_SEARCH = 250  # tensors; the search is recursive, and beyond this it would not finish anyway
 
 
@@ -83,7 +85,8 @@ class MemoryPlan:
         for index, a in enumerate(self.tensors):
             for b in self.tensors[:index]:
                 at, bt = self.offsets[a.name], self.offsets[b.name]
-                if _meet(a, b) and at < bt + b.size and bt < at + a.size:
+                step = max(a.first, b.first)
+                if _meet(a, b) and at < bt + b.size_at(step) and bt < at + a.size_at(step):
                     raise GraphError(f"{a.name!r} at {at} and {b.name!r} at {bt} overlap while both live")
 
 
@@ -113,45 +116,63 @@ def plan_native(
     graph: Graph,
     scratch: Mapping[int, int] = MappingProxyType({}),
     *,
+    in_place: Collection[int] = (),
     keep_inputs: bool = False,
     alignment: int = NATIVE_ALIGNMENT,
     node_limit: int = NODE_LIMIT,
 ) -> MemoryPlan:
     """The smallest arena for the native runtime: activations, and scratch memory that lives for one step.
 
-    A reshape's output shares its input's place (nothing writes in place, so both stay valid as long as either is
-    needed); only a reshape of a constant has a place of its own.
+    A reshape's output shares its input's place (both stay valid as long as either is needed); only a reshape of a
+    constant has a place of its own. Nodes of `in_place` may write over an input (`toolchain.graph.liveness.places`).
 
     Args:
         scratch: node index -> bytes of scratch memory that its kernel needs; it stands under `scratch_name(index)`.
+        in_place: nodes whose kernels write their output over an input where nothing else needs it.
         keep_inputs: network inputs are never overwritten, so the network can run again on the same ones.
         alignment: of every offset and size; the same for all keeps the search exact.
 
     Raises:
         GraphError: a tensor has the name of a scratch memory.
     """
-    owner: dict[str, str] = {}
-    for node in graph.nodes:
-        source = node.inputs[0]
-        if node.operator.kind == "reshape" and source not in graph.constants:
-            owner[node.output] = owner.get(source, source)
-    places: dict[str, Lifetime] = {}
-    for tensor in lifetimes(graph):
-        name = owner.get(tensor.name, tensor.name)
-        last = len(graph.nodes) if keep_inputs and tensor.name in graph.inputs else tensor.last
-        place = places.get(name)
-        places[name] = (
-            tensor._replace(last=last) if place is None else place._replace(last=max(place.last, last))
-        )
+    working = []
     for index, size in scratch.items():
         name = scratch_name(index)
         if name in graph.tensors:
             raise GraphError(f"a tensor is named {name!r}, which the memory plan keeps for itself")
         if size:
-            places[name] = Lifetime(name, size, index + 1, index + 1)
-    found = optimal(list(places.values()), alignment, node_limit)
-    offsets = {**found.offsets, **{name: found.offsets[place] for name, place in owner.items()}}
-    return replace(found, offsets=MappingProxyType(offsets))
+            working.append(Lifetime(name, size, index + 1, index + 1))
+
+    def plan_of(shared: Places) -> MemoryPlan:
+        found = optimal([*shared.lifetimes, *working], alignment, node_limit)
+        offsets = {**found.offsets, **{name: found.offsets[place] for name, place in shared.owner.items()}}
+        return replace(found, offsets=MappingProxyType(offsets))
+
+    first = places(graph, in_place, keep_inputs=keep_inputs)
+    best = plan_of(first)
+    # To overwrite whatever can be overwritten leaves the fewest bytes alive at each step. No other choice has a smaller
+    # bound, but where the best plan does not reach it, another one's may.
+    bound = _live_peak(best.tensors, alignment)
+    if best.arena_bytes == bound or not first.choices:
+        return best
+    least = best.lower_bound
+    complete = math.prod(len(names) + 1 for names in first.choices.values()) <= ALTERNATIVES
+    for taken in islice(_alternatives(first), ALTERNATIVES):
+        found = plan_of(places(graph, in_place, taken=taken, keep_inputs=keep_inputs))
+        least = min(least, found.lower_bound)
+        if found.arena_bytes < best.arena_bytes:
+            best = found
+        if best.arena_bytes == bound:
+            break
+    least = least if complete else bound
+    return replace(best, lower_bound=least, proved=best.arena_bytes == least)
+
+
+def _alternatives(shared: Places) -> Iterator[dict[int, str | None]]:
+    """Every other choice of what is overwritten; those come first that differ from the usual one at the last nodes."""
+    options = [(*names, None) for names in shared.choices.values()]
+    ways = islice(product(*options), 1, None)
+    return (dict(zip(shared.choices, way, strict=True)) for way in ways)
 
 
 def scratch_name(index: int) -> str:
@@ -190,7 +211,8 @@ def optimal(tensors: Sequence[Lifetime], alignment: int = 1, node_limit: int = N
     offsets = _improved(tensors, alignment, bound)
     arena = _arena(tensors, offsets, alignment)
     # Arenas are sums of sizes, so multiples of their common divisor.
-    step = math.gcd(*(align(t.size, alignment) for t in tensors)) or 1
+    sizes = (size for t in tensors for size in (t.size, *(smaller for _, smaller in t.shrinks)))
+    step = math.gcd(*(align(size, alignment) for size in sizes)) or 1
     target, ran_out = bound, False
     while arena > bound and len(tensors) <= LARGEST_SEARCH:
         found, finished = _search(tensors, alignment, target, node_limit)
@@ -213,16 +235,25 @@ def _meet(a: Lifetime, b: Lifetime) -> bool:
 
 
 def _first_fit(order: Sequence[Lifetime], alignment: int) -> dict[str, int]:
-    """Each tensor in the lowest gap that holds it among the placed ones that live with it."""
-    placed: list[tuple[int, int, Lifetime]] = []
+    """Each tensor in the lowest gap that holds it among the placed ones that live with it.
+
+    Bytes only shrink, so two tensors are largest together at the first step that they share.
+    """
+    placed: list[tuple[int, Lifetime]] = []
     for tensor in order:
-        size, offset = align(tensor.size, alignment), 0
-        for begin, end, _ in sorted(p for p in placed if _meet(p[2], tensor)):
-            if begin - offset >= size:
+        offset = 0
+        taken = []
+        for begin, other in placed:
+            if _meet(other, tensor):
+                step = max(tensor.first, other.first)
+                room = begin - align(tensor.size_at(step), alignment)
+                taken.append((room, begin + align(other.size_at(step), alignment)))
+        for room, end in sorted(taken):
+            if offset <= room:
                 break
             offset = max(offset, end)
-        placed.append((offset, offset + size, tensor))
-    return {tensor.name: begin for begin, _, tensor in placed}
+        placed.append((offset, tensor))
+    return {tensor.name: begin for begin, tensor in placed}
 
 
 def _orders(tensors: Sequence[Lifetime]) -> list[list[Lifetime]]:
@@ -273,7 +304,7 @@ def _live_peak(tensors: Sequence[Lifetime], alignment: int) -> int:
 def _live_sets(tensors: Sequence[Lifetime], alignment: int) -> list[list[tuple[int, int]]]:
     """(index, aligned size) of the tensors that live together, at each step at which something begins to live."""
     return [
-        [(i, align(t.size, alignment)) for i, t in enumerate(tensors) if t.first <= step <= t.last]
+        [(i, align(t.size_at(step), alignment)) for i, t in enumerate(tensors) if t.first <= step <= t.last]
         for step in sorted({t.first for t in tensors})
     ]
 
@@ -296,10 +327,12 @@ def _search(
     position = {step: i for i, step in enumerate(steps)}
     first = [position[t.first] for t in tensors]
     last = [max(i for i, step in enumerate(steps) if step <= t.last) for t in tensors]
-    size = [align(t.size, alignment) for t in tensors]
-    left = [sum(size[i] for i in range(len(tensors)) if first[i] <= s <= last[i]) for s in range(len(steps))]
+    size = [[align(t.size_at(step), alignment) for step in steps] for t in tensors]
+    left = [
+        sum(size[i][s] for i in range(len(tensors)) if first[i] <= s <= last[i]) for s in range(len(steps))
+    ]
     # Longer lives and larger tensors first: they fail early, and when they fit the rest is easy.
-    order = sorted(range(len(tensors)), key=lambda i: (-(last[i] - first[i] + 1) * size[i], i))
+    order = sorted(range(len(tensors)), key=lambda i: (-(last[i] - first[i] + 1) * size[i][first[i]], i))
     height = [0] * len(steps)
     offsets: dict[int, int] = {}
     seen: set[tuple[int, tuple[int, ...]]] = set()
@@ -328,8 +361,8 @@ def _search(
                 continue
             raised, rest = list(height), list(left)
             for s in range(first[i], last[i] + 1):
-                rest[s] -= size[i]
-                raised[s] = low + size[i] if rest[s] else _WALL
+                rest[s] -= size[i][s]
+                raised[s] = low + size[i][s] if rest[s] else _WALL
             # What is placed here costs height where it is, and nothing elsewhere: the bound still holds.
             offsets[i] = low
             result = descend(unplaced & ~(1 << i), raised, rest)

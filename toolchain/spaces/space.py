@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 from toolchain.errors import BoardfitError, ConfigurationError
 from toolchain.graph.chain import Arc, Chain
 from toolchain.graph.graph import Graph
-from toolchain.graph.liveness import live_peak_bytes, live_places
+from toolchain.graph.liveness import Live, live_peak_bytes, live_steps
 from toolchain.graph.lower import lower
 from toolchain.graph.operator import DType, Operator, Shape
 
@@ -104,7 +104,7 @@ class _Lowered(NamedTuple):
     weight_elements: int
     bias_elements: int
     output: Shape
-    live_places: tuple[tuple[int, ...], ...] = ()  # per operator, elements of each activation that lives
+    live: tuple[Live, ...] = ()  # per operator, elements of what lives
 
 
 class Space(ABC):
@@ -376,7 +376,7 @@ class Space(ABC):
                 candidate, start, end, tuple(_at_dtype(op, dtype) for op in block.operators),
                 ram_bytes=block.live_elements * size,
                 constant_bytes=block.weight_elements * size + block.bias_elements * 4,
-                live_bytes=tuple(tuple(n * size for n in live) for live in block.live_places),
+                live=tuple(live.scaled(size) for live in block.live),
             )  # fmt: skip
 
         before, after = ((graph_shape(self.input_shape),),), ((graph_shape((self.classes,)),),)
@@ -687,7 +687,7 @@ def _lower_module(module: nn.Module, shape: Shape, where: str) -> _Lowered:
     rank = 1 if len(output) == 2 else len(shape)
     return _Lowered(
         graph.operators, live_peak_bytes(graph) // 4, weights, biases, torch_shape(output, rank),
-        tuple(tuple(size // 4 for size in live) for live in live_places(graph)),
+        tuple(live.scaled(1 / 4) for live in live_steps(graph)),
     )  # fmt: skip
 
 

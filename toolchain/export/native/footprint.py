@@ -15,7 +15,8 @@ from toolchain.export.native.pieces import extents, paddings
 from toolchain.export.native.plan import DIRECT, Plan
 from toolchain.export.native.weights import weighted_footprint
 from toolchain.graph.graph import Graph
-from toolchain.graph.memory import MemoryPlan, plan_native
+from toolchain.graph.liveness import Live, align
+from toolchain.graph.memory import NATIVE_ALIGNMENT, MemoryPlan, plan_native
 from toolchain.graph.operator import WEIGHTED, WINDOWED, Algorithm, Operator
 
 _WINDOW: Final = padded(layout.OPERATOR.size + layout.WINDOW_BODY.size)
@@ -60,6 +61,20 @@ def scratch_bytes(op: Operator, isa: Isa = "dsp", algorithm: Algorithm = "direct
     return weighted_footprint(op, isa, algorithm).scratch_bytes if op.kind in WEIGHTED else 0
 
 
+def works_in_place(op: Operator, isa: Isa = "dsp", algorithm: Algorithm = "direct") -> bool:
+    """Whether the operator's kernel may write its output over an input that is not needed again."""
+    if op.kind in WEIGHTED:
+        return weighted_footprint(op, isa, algorithm).in_place
+    return op.kind in ("add", "mul", "hard_swish", "softmax")
+
+
+def step_bytes(op: Operator, live: Live, isa: Isa = "dsp", algorithm: Algorithm = "direct") -> int:
+    """Bytes of arena that are needed while an operator runs: what lives then, and its kernel's scratch memory."""
+    output = 0 if live.dying and works_in_place(op, isa, algorithm) else live.output
+    sizes = (*live.others, output, scratch_bytes(op, isa, algorithm))
+    return sum(align(size, NATIVE_ALIGNMENT) for size in sizes)
+
+
 def program_bytes(graph: Graph, isa: Isa = "dsp", *, plan: Plan = DIRECT) -> int:
     """Bytes of the program that `write_program` makes of an int8 graph, exactly."""
     operands = 0
@@ -82,7 +97,12 @@ def memory_plan(
         index: scratch_bytes(node.operator, isa, plan.algorithm(index))
         for index, node in enumerate(graph.nodes)
     }
-    return plan_native(graph, scratch, keep_inputs=keep_inputs)
+    in_place = [
+        index
+        for index, node in enumerate(graph.nodes)
+        if works_in_place(node.operator, isa, plan.algorithm(index))
+    ]
+    return plan_native(graph, scratch, in_place=in_place, keep_inputs=keep_inputs)
 
 
 def arena_bytes(graph: Graph, isa: Isa = "dsp", *, keep_inputs: bool = False, plan: Plan = DIRECT) -> int:

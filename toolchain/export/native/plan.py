@@ -6,8 +6,9 @@ results are the same bit for bit. A program without a plan is direct everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from toolchain.errors import GraphError
@@ -34,6 +35,21 @@ class Plan:
     def algorithm(self, index: int) -> Algorithm:
         """Of the node with this index."""
         return "winograd" if index in self.winograd else "direct"
+
+    def operators(self, graph: Graph) -> tuple[Operator, ...]:
+        """The graph's operators as the plan computes them: what the program is measured and priced as."""
+        return tuple(
+            replace(node.operator, algorithm=self.algorithm(index)) for index, node in enumerate(graph.nodes)
+        )
+
+    def as_dict(self) -> dict[str, list[int]]:
+        """For a record; `from_dict` reads it."""
+        return {"winograd": sorted(self.winograd)}
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Sequence[int]]) -> Plan:
+        """The plan that `as_dict` wrote."""
+        return cls(frozenset(stored["winograd"]))
 
     def check(self, graph: Graph, isa: Isa) -> None:
         """Check that each node's kernels offer the algorithm that the plan names.
@@ -90,7 +106,8 @@ def choose_plan(
     Args:
         flash_bytes: of the program; None where nothing limits it.
         ram_bytes: of the arena; None where nothing limits it.
-        cycles: cost of an operator under an algorithm: from a LUT, or `estimated_cycles`.
+        cycles: cost of an operator under an algorithm: from a LUT, or `estimated_cycles`; inf for an algorithm that
+            must not be taken, because it was never measured.
 
     Returns:
         `DIRECT` where nothing is gained, or where even that does not fit: a plan makes nothing smaller.
@@ -111,10 +128,12 @@ def choose_plan(
         op, step = node.operator, index + 1
         if op.kind not in WEIGHTED or "winograd" not in algorithms(op, isa):
             continue
-        live = sum(align(t.size, NATIVE_ALIGNMENT) for t in places if t.first <= step <= t.last)
+        live = sum(align(t.size_at(step), NATIVE_ALIGNMENT) for t in places if t.first <= step <= t.last)
         live -= scratch(op, "direct")
         more = footprint.operator_bytes(op, isa, "winograd") - footprint.operator_bytes(op, isa)
         less = cycles(op, "direct") - cycles(op, "winograd")
+        if less == -math.inf:
+            continue
         if ram_bytes is not None and live + scratch(op, "winograd") > ram_bytes:
             continue
         if ram_bytes is not None and live + scratch(op, "direct") > ram_bytes:
