@@ -485,22 +485,47 @@ def test_a_terminal_of_80_columns(process: Command, tmp_path: Path) -> None:
 def test_progress_off_a_terminal_is_sparse(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from toolchain.cli import console
+    from toolchain.cli import progress as shown
 
     now = [0.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
-    with console.ProgressDisplay() as progress:
+    monkeypatch.setattr(shown.time, "monotonic", lambda: now[0])
+    with shown.ProgressDisplay() as progress:
         progress("space", 0, 1, "lowering")
         progress("space", 1, 1, "117 operators [int8]")
         for done in range(26):
             now[0] = float(done)
             progress("search", done, 25, "loss 1.5")
-    assert capsys.readouterr().err.splitlines() == [
+        for done in range(30, 3601, 30):  # an hour, that was resumed
+            now[0] = float(done)
+            progress("train", done, 3600, "")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:4] == [
         "space: 117 operators [int8]",
-        "search: 10/25 loss 1.5",
-        "search: 20/25 loss 1.5",
-        "search: 25/25 loss 1.5",
+        "search: 10/25 loss 1.5, 1.0 s each, 15 s left",
+        "search: 20/25 loss 1.5, 1.0 s each, 5.0 s left",
+        "search: 25/25 loss 1.5, in 25 s",
     ]
+    assert lines[4] == "train: 60/3600, 1.0 s each, 59 min 00 s left"
+    assert lines[-1] == "train: 3600/3600, in 59 min 30 s"
+    assert len(lines) < 40
+
+
+def test_time_left_counts_down_and_does_not_jump() -> None:
+    from toolchain.cli.progress import Pace
+
+    pace = Pace(20, 0.0)  # resumed: twenty were there
+    assert pace.left_s(40, 5.0) is None
+    pace.update(21, 2.0)
+    assert pace.left_s(40, 2.0) == 38
+    assert pace.left_s(40, 3.0) == 37
+    assert pace.left_s(40, 300.0) == 0
+    pace.update(22, 3.0)  # twice as fast: believed a little
+    assert pace.step_s is not None
+    assert 1.8 < pace.step_s < 2.0
+    pace.update(22, 50.0)
+    pace.update(23, 63.0)  # a long one: believed
+    assert pace.step_s == 60
+    assert pace.rate() == "1 min 00 s each"
 
 
 def test_the_whole_loop(boardfit: Command, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from toolchain.cli import board_commands, lut_commands, show
-from toolchain.cli.console import ProgressDisplay, print_remote, stdout
+from toolchain.cli.console import print_remote, stdout
+from toolchain.cli.progress import ProgressDisplay
 from toolchain.errors import ConfigurationError, InfeasibleError, UsageError
 from toolchain.units import Budget, QuantileBudget, parse_limit
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from toolchain.cli import show
-from toolchain.cli.console import ProgressDisplay
+from toolchain.cli.progress import ProgressDisplay
 from toolchain.errors import ConfigurationError, UsageError
 
 if TYPE_CHECKING:

@@ -5,23 +5,12 @@ from __future__ import annotations
 import json
 import math
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any, NoReturn
 
 from rich import box
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 JSON_SCHEMA = 1  # version of every --json document's shape
@@ -115,59 +104,3 @@ def print_error(message: str, remedy: str = "") -> None:
     console.print(Text.assemble(("error:", "bold red"), " ", " ".join(message.splitlines())))
     if remedy:
         console.print(Text.assemble(("remedy:", "bold"), " ", " ".join(remedy.splitlines())))
-
-
-class ProgressDisplay:
-    """Shows (stage, done, total, note) reports: bars with time left on a terminal; elsewhere one line when a stage
-    is finished, and one every few seconds while it is not.
-
-    Use as a context manager; pass the object itself as the `progress` callback of the workflow.
-    """
-
-    LINE_SECONDS = 10.0
-
-    def __init__(self) -> None:
-        self._console = stderr()
-        self._bars: Progress | None = None
-        self._tasks: dict[str, TaskID] = {}
-        self._lines: dict[str, float] = {}
-        if self._console.is_terminal:
-            self._console.soft_wrap = False  # bars are redrawn, so a line must not become two
-            self._bars = Progress(
-                TextColumn("{task.description:<10}", markup=False),
-                BarColumn(bar_width=20),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn(
-                    "{task.fields[note]}",
-                    markup=False,
-                    table_column=Column(no_wrap=True, overflow="ellipsis"),
-                ),
-                console=self._console,
-            )
-
-    def __enter__(self) -> ProgressDisplay:
-        if self._bars is not None:
-            self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bars is not None:
-            self._bars.stop()
-
-    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
-        """Report that `done` of `total` steps of a stage are finished."""
-        if self._bars is not None:
-            if stage not in self._tasks:
-                self._tasks[stage] = self._bars.add_task(stage, total=total, note=note)
-            self._bars.update(self._tasks[stage], completed=done, total=total, note=note)
-            return
-        now = time.monotonic()
-        since = now - self._lines.setdefault(stage, now)
-        if done >= total or since >= self.LINE_SECONDS:
-            self._lines[stage] = now
-            count = f" {done}/{total}" if total > 1 else ""
-            self._console.print(f"{stage}:{count} {note}".rstrip())

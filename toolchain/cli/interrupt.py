@@ -80,7 +80,19 @@ class Interruptible:
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         self.arrived = True
+        while frame is not None:
+            # An exception inside torch's C++ initialisation aborts the process, and nothing is open yet.
+            if frame.f_code.co_filename.startswith("<frozen importlib"):
+                self._end_hard()
+            frame = frame.f_back
         raise KeyboardInterrupt
+
+    def _end_hard(self) -> None:
+        if os.isatty(2):
+            os.write(2, _SHOW_CURSOR if self._told.locked() else _SHOW_CURSOR + b"\n")
+        self.tell(lambda text: os.write(2, text.encode(errors="backslashreplace")))
+        end_children()
+        os._exit(EXIT_INTERRUPTED)
 
     def _unraisable(self, found: Any) -> None:
         if not self.arrived:
@@ -96,11 +108,7 @@ class Interruptible:
             with contextlib.suppress(TimeoutError):
                 number = self._ours.recv(1)
         if number:
-            if os.isatty(2):
-                os.write(2, _SHOW_CURSOR if self._told.locked() else _SHOW_CURSOR + b"\n")
-            self.tell(lambda text: os.write(2, text.encode(errors="backslashreplace")))
-            end_children()
-            os._exit(EXIT_INTERRUPTED)
+            self._end_hard()
         self._ours.close()
 
 
