@@ -144,10 +144,11 @@ void bf_depthwise_line(const struct bf_window *op, const uint8_t *program, const
     uint32_t copies = op->out_c / op->in_c; /* the channel multiplier */
     uint32_t columns = ((row.out_w - 1u) * row.stride_w + 4) / 2;
     int8_t *to = output;
+    struct bf_gather gather = bf_gather_of(&row, 0, columns, 1, scratch);
     for (uint32_t in_c = 0; in_c < op->in_c; in_c += 4) {
         uint32_t planes = op->in_c - in_c < 4 ? op->in_c - in_c : 4;
         const uint32_t *plane = scratch;
-        bf_gather(&row, input + in_c, 0, planes, columns, 1, in_c == 0, scratch);
+        bf_gather_channels(&gather, input + in_c, planes, in_c == 0);
         for (; planes > 0; planes--, plane += columns) {
             for (uint32_t copy = 0; copy < copies; copy++, channel++, weights += 4, to++) {
                 run_channel(&row, plane, weights, channel, to);

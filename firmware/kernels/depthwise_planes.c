@@ -248,10 +248,11 @@ void bf_depthwise_planes(const struct bf_window *op, const uint8_t *program, con
     for (uint32_t first = 0; first < op->out_h; first += op->chunk) {
         uint32_t rows = op->out_h - first < op->chunk ? op->out_h - first : op->chunk;
         uint32_t height = (rows - 1) * op->stride_h + op->kernel_h;
+        int32_t y = (int32_t)(first * op->stride_h) - op->pad_top;
+        struct bf_gather gather = bf_gather_of(op, y, columns, height, scratch);
         for (uint32_t in_c = 0; in_c < op->in_c; in_c += 4) {
             uint32_t count = op->in_c - in_c < 4 ? op->in_c - in_c : 4, c = in_c * copies;
-            bf_gather(op, input + in_c, (int32_t)(first * op->stride_h) - op->pad_top, count, columns, height, in_c == 0,
-                      scratch);
+            bf_gather_channels(&gather, input + in_c, count, in_c == 0);
             for (uint32_t j = 0; j < count; j++) {
                 for (uint32_t copy = 0; copy < copies; copy++, c++) {
                     struct plane plane = {

@@ -2,171 +2,156 @@
 #include "planes.h"
 
 #if BF_WITH_DSP
-/* `count` bytes as the four bytes of a word. */
-static inline __attribute__((always_inline)) uint32_t load_some(const int8_t *from, uint32_t count)
-{
-    if (count == 4) {
-        return bf_load32(from);
-    }
-    uint32_t bytes = (uint8_t)from[0];
-    if (count > 1) {
-        bytes |= (uint32_t)(uint8_t)from[1] << 8;
-    }
-    if (count > 2) {
-        bytes |= (uint32_t)(uint8_t)from[2] << 16;
-    }
-    return bytes;
-}
-
-/* Two columns of `count` channels as pairs, `rows` words in each plane. */
-static inline __attribute__((always_inline)) void gather_pairs(const int8_t *left, uint32_t left_pitch,
-                                                               const int8_t *right, uint32_t right_pitch, uint32_t count,
-                                                               uint32_t rows, uint32_t *to, uint32_t plane)
-{
-    uint32_t *p0 = to, *p1 = p0 + plane, *p2 = p1 + plane, *p3 = p2 + plane;
-    for (; rows > 0; rows--, left += left_pitch, right += right_pitch) {
-        uint32_t a = load_some(left, count), b = load_some(right, count);
-        uint32_t low = bf_pkhbt_lsl16(a, b), high = bf_pkhtb_asr16(b, a); /* bytes a0 a1 b0 b1 and a2 a3 b2 b3 */
-        *p0++ = bf_sxtb16(low);
-        if (count > 1) {
-            *p1++ = bf_sxtb16_ror8(low);
-        }
-        if (count > 2) {
-            *p2++ = bf_sxtb16(high);
-        }
-        if (count > 3) {
-            *p3++ = bf_sxtb16_ror8(high);
-        }
-    }
-}
-
-
-/* The same of four channels, two rows at a time, for several pairs of columns `step` bytes apart: most of an image. */
 #if defined(__ARM_FEATURE_DSP) && defined(__ARM_FP) && !defined(BF_NO_ASSEMBLY)
-/* What the assembly reads, in this order. */
-struct columns {
-    const int8_t *left, *right;
-    uint32_t left_pitch, right_pitch;
-    uint32_t *planes[4], *end; /* of the first plane's rows, without an odd one */
-    uint32_t count;
-    uint32_t left_step, right_step, plane_step, end_step; /* bytes from a column's last row to the next column */
-    uint32_t odd;
-};
+/* r0-r7 hold the first eight, s0-s3 the others, r8 the end of a column's pairs of rows. A turn is four rows; an odd pair of
+ * rows enters in the middle. A row's columns a and b, a word of four channels each, become four words of two. */
+#define STORE_ROW(a, b, high, work) STORE_ROW_(a, b, high, work)
+#define STORE_ROW_(a, b, high, work)                     \
+    "pkhbt r14, " #a ", " #b ", lsl #16\n"               \
+    "pkhtb " #high ", " #b ", " #a ", asr #16\n"         \
+    "sxtb16 " #work ", r14\n"                            \
+    "sxtb16 r14, r14, ror #8\n"                          \
+    "str r14, [r4, r5]\n"                                \
+    "str " #work ", [r4], #4\n"                          \
+    "sxtb16 " #work ", " #high "\n"                      \
+    "sxtb16 " #high ", " #high ", ror #8\n"              \
+    "str " #high ", [r6, r5]\n"                          \
+    "str " #work ", [r6], #4\n"
+#define TWO_ROWS                             \
+    "ldr r9, [r0]\n"                         \
+    "ldr r10, [r0, r3]\n"                    \
+    "ldr r11, [r0, r2]\n"                    \
+    "ldr r12, [r0, r1]\n"                    \
+    "add r0, r0, r2, lsl #1\n"               \
+    STORE_ROW(r9, r10, r10, r9) STORE_ROW(r11, r12, r12, r11)
 
-/* r0-r8 hold the first nine, s0-s5 the others. */
-#define STORE_TWO(a, b, p, q)               \
-    "sxtb16 " #a ", " #b "\n"               \
-    "sxtb16 " #b ", " #b ", ror #8\n"       \
-    "str " #a ", [" #p "], #4\n"            \
-    "str " #b ", [" #q "], #4\n"
-#define STORE_ROW(a, b)                             \
-    "pkhbt r14, " #a ", " #b ", lsl #16\n"          \
-    "pkhtb " #b ", " #b ", " #a ", asr #16\n"       \
-    STORE_TWO(a, r14, r4, r5) STORE_TWO(a, b, r6, r7)
-
-__attribute__((naked, noinline)) static void run_columns(__attribute__((unused)) const struct columns *columns)
+__attribute__((naked, noinline)) static void run_columns(__attribute__((unused)) const struct bf_columns *columns)
 {
     __asm volatile(
         ".syntax unified\n"
         "push {r4-r11, lr}\n"
-        "add r12, r0, #36\n"
-        "vldm r12, {s0-s5}\n"
-        "ldm r0, {r0-r8}\n"
+        "add r12, r0, #32\n"
+        "vldm r12, {s0-s3}\n"
+        "ldm r0, {r0-r7}\n"
         "1:\n"
-        "cmp r4, r8\n"
+        "adds r8, r4, r7\n"
+        "cmp r7, #0\n"
         "beq 3f\n"
+        "tst r7, #8\n"
+        "bne 4f\n"
         "2:\n"
-        "ldr r9, [r0]\n"
-        "ldr r10, [r1]\n"
-        "ldr r11, [r0, r2]\n"
-        "ldr r12, [r1, r3]\n"
-        "add r0, r0, r2, lsl #1\n"
-        "add r1, r1, r3, lsl #1\n"
-        STORE_ROW(r9, r10) STORE_ROW(r11, r12)
+        TWO_ROWS
+        "4:\n"
+        TWO_ROWS
         "cmp r4, r8\n"
         "bne 2b\n"
         "3:\n"
-        "vmov r9, s5\n"
-        "cmp r9, #0\n"
-        "beq 4f\n"
-        "ldr r9, [r0]\n"
-        "ldr r10, [r1]\n"
-        STORE_ROW(r9, r10)
-        "4:\n"
         "vmov r9, s1\n"
-        "vmov r10, s2\n"
-        "vmov r11, s3\n"
-        "vmov r12, s4\n"
-        "vmov r14, s0\n"
+        "cmp r9, #0\n"
+        "beq 5f\n"
+        "ldr r9, [r0]\n"
+        "ldr r10, [r0, r3]\n"
+        STORE_ROW(r9, r10, r10, r9)
+        "5:\n"
+        "vmov r9, s2\n"
+        "vmov r10, s3\n"
+        "vmov r11, s0\n"
         "add r0, r0, r9\n"
-        "add r1, r1, r10\n"
-        "add r4, r4, r11\n"
-        "add r5, r5, r11\n"
-        "add r6, r6, r11\n"
-        "add r7, r7, r11\n"
-        "add r8, r8, r12\n"
-        "subs r14, r14, #1\n"
-        "vmov s0, r14\n"
+        "add r4, r4, r10\n"
+        "add r6, r6, r10\n"
+        "subs r11, r11, #1\n"
+        "vmov s0, r11\n"
         "bne 1b\n"
         "pop {r4-r11, pc}\n");
 }
 
-static void gather_four(const int8_t *first, uint32_t left_pitch, const int8_t *second, uint32_t right_pitch, uint32_t rows,
-                        uint32_t columns, uint32_t step, uint32_t height, uint32_t *to, uint32_t plane)
+/* One column whose other half lies outside; r7 is what lies there, r0 the image, r2 its pitch, r3 the rows. */
+#define RUN_HALF(name, first, second)                                                                                  \
+    __attribute__((naked, noinline)) static void name(                                                                 \
+        __attribute__((unused)) const int8_t *from, __attribute__((unused)) const struct bf_columns *columns,          \
+        __attribute__((unused)) uint32_t *to, __attribute__((unused)) uint32_t rows, __attribute__((unused)) uint32_t zeros) \
+    {                                                                                                                  \
+        __asm volatile(                                                                                                \
+            ".syntax unified\n"                                                                                        \
+            "push {r4-r10, lr}\n"                                                                                      \
+            "ldr r7, [sp, #32]\n"                                                                                      \
+            "mov r4, r2\n"                                                                                             \
+            "ldr r5, [r1, #20]\n"                                                                                      \
+            "ldr r2, [r1, #8]\n"                                                                                       \
+            "add r6, r4, r5, lsl #1\n"                                                                                 \
+            "tst r3, #1\n"                                                                                             \
+            "beq 1f\n"                                                                                                 \
+            "ldr r9, [r0]\n"                                                                                           \
+            "add r0, r0, r2\n"                                                                                         \
+            STORE_ROW(first(r9), second(r9), r9, r12)                                                                  \
+            "1:\n"                                                                                                     \
+            "subs r3, r3, #2\n"                                                                                        \
+            "blo 3f\n"                                                                                                 \
+            "2:\n"                                                                                                     \
+            "ldr r9, [r0]\n"                                                                                           \
+            "ldr r10, [r0, r2]\n"                                                                                      \
+            "add r0, r0, r2, lsl #1\n"                                                                                 \
+            STORE_ROW(first(r9), second(r9), r9, r12) STORE_ROW(first(r10), second(r10), r10, r12)                     \
+            "subs r3, r3, #2\n"                                                                                        \
+            "bhs 2b\n"                                                                                                 \
+            "3:\n"                                                                                                     \
+            "pop {r4-r10, pc}\n");                                                                                     \
+    }
+#define IMAGE(x) x
+#define OUTSIDE(x) r7
+RUN_HALF(run_right_half, OUTSIDE, IMAGE)
+RUN_HALF(run_left_half, IMAGE, OUTSIDE)
+#else
+static void store_row(uint32_t a, uint32_t b, uint32_t *to, uint32_t plane)
 {
-    uint32_t even = rows & ~1u;
-    struct columns all = {
-        first, second, left_pitch, right_pitch, {to, to + plane, to + 2 * plane, to + 3 * plane}, to + even, columns,
-        step - even * left_pitch, step - even * right_pitch, 4 * (height - rows), 4 * height, rows & 1,
-    };
-    if (columns > 0) {
-        run_columns(&all);
+    uint32_t low = bf_pkhbt_lsl16(a, b), high = bf_pkhtb_asr16(b, a); /* bytes a0 a1 b0 b1 and a2 a3 b2 b3 */
+    to[0] = bf_sxtb16(low);
+    to[plane] = bf_sxtb16_ror8(low);
+    to[2 * plane] = bf_sxtb16(high);
+    to[3 * plane] = bf_sxtb16_ror8(high);
+}
+
+static void run_columns(const struct bf_columns *c)
+{
+    uint32_t even = c->even_bytes / 4;
+    const int8_t *from = c->from;
+    uint32_t *to = c->to;
+    for (uint32_t i = c->count; i > 0; i--) {
+        for (uint32_t row = 0; row < even + c->odd; row++) {
+            const int8_t *at = from + row * c->pitch;
+            store_row(bf_load32(at), bf_load32(at + c->pixel), to++, c->plane_bytes / 4);
+        }
+        if (i > 1) {
+            from += (int32_t)(even * c->pitch + c->step);
+            to += c->plane_step / 4;
+        }
     }
 }
-#else
-static void gather_four(const int8_t *first, uint32_t left_pitch, const int8_t *second, uint32_t right_pitch, uint32_t rows,
-                        uint32_t columns, uint32_t step, uint32_t height, uint32_t *to, uint32_t plane)
+
+/* One column of which the other half lies outside. */
+static void run_right_half(const int8_t *from, const struct bf_columns *columns, uint32_t *to, uint32_t rows, uint32_t zeros)
 {
-    for (; columns > 0; columns--, first += step, second += step, to += height) {
-        const int8_t *left = first, *right = second;
-        uint32_t *p0 = to, *p1 = p0 + plane, *p2 = p1 + plane, *p3 = p2 + plane, *end = to + (rows & ~1u);
-        while (p0 != end) {
-            uint32_t a = bf_load32(left), b = bf_load32(right);
-            left += left_pitch;
-            right += right_pitch;
-            uint32_t c = bf_load32(left), d = bf_load32(right);
-            left += left_pitch;
-            right += right_pitch;
-            uint32_t low = bf_pkhbt_lsl16(a, b), high = bf_pkhtb_asr16(b, a);
-            *p0++ = bf_sxtb16(low);
-            *p1++ = bf_sxtb16_ror8(low);
-            *p2++ = bf_sxtb16(high);
-            *p3++ = bf_sxtb16_ror8(high);
-            low = bf_pkhbt_lsl16(c, d), high = bf_pkhtb_asr16(d, c);
-            *p0++ = bf_sxtb16(low);
-            *p1++ = bf_sxtb16_ror8(low);
-            *p2++ = bf_sxtb16(high);
-            *p3++ = bf_sxtb16_ror8(high);
-        }
-        if (rows & 1) {
-            uint32_t a = bf_load32(left), b = bf_load32(right);
-            uint32_t low = bf_pkhbt_lsl16(a, b), high = bf_pkhtb_asr16(b, a);
-            *p0 = bf_sxtb16(low);
-            *p1 = bf_sxtb16_ror8(low);
-            *p2 = bf_sxtb16(high);
-            *p3 = bf_sxtb16_ror8(high);
-        }
+    for (uint32_t row = 0; row < rows; row++) {
+        store_row(zeros, bf_load32(from + row * columns->pitch), to + row, columns->plane_bytes / 4);
+    }
+}
+
+static void run_left_half(const int8_t *from, const struct bf_columns *columns, uint32_t *to, uint32_t rows, uint32_t zeros)
+{
+    for (uint32_t row = 0; row < rows; row++) {
+        store_row(bf_load32(from + row * columns->pitch), zeros, to + row, columns->plane_bytes / 4);
     }
 }
 #endif
 
-static void gather_any(const int8_t *left, uint32_t left_pitch, const int8_t *right, uint32_t right_pitch, uint32_t count,
-                       uint32_t rows, uint32_t *to, uint32_t plane)
+/* The rows of one pair of columns of fewer than four channels; either may be outside, where its pitch is 0. */
+static void gather_some(const int8_t *left, uint32_t left_pitch, const int8_t *right, uint32_t right_pitch, uint32_t count,
+                        uint32_t rows, uint32_t *to, uint32_t plane)
 {
-    if (count == 4) {
-        gather_four(left, left_pitch, right, right_pitch, rows, 1, 0, 0, to, plane);
-    } else {
-        gather_pairs(left, left_pitch, right, right_pitch, count, rows, to, plane);
+    for (; rows > 0; rows--, left += left_pitch, right += right_pitch, to++) {
+        for (uint32_t i = 0; i < count; i++) {
+            to[i * plane] = ((uint32_t)left[i] & 0xffffu) | ((uint32_t)right[i] << 16);
+        }
     }
 }
 
@@ -179,53 +164,84 @@ static void fill_rows(uint32_t pair, uint32_t count, uint32_t rows, uint32_t *to
     }
 }
 
-void bf_gather(const struct bf_window *op, const int8_t *input, int32_t y, uint32_t count, uint32_t columns,
-               uint32_t height, int borders, uint32_t *to)
+struct bf_gather bf_gather_of(const struct bf_window *op, int32_t y, uint32_t columns, uint32_t height, uint32_t *to)
 {
-    uint32_t plane = columns * height, pitch = (uint32_t)op->in_w * op->in_c;
-    uint32_t above = y < 0 ? (uint32_t)-y : 0, below = 0;
+    uint32_t above = y < 0 ? (uint32_t)-y : 0, below = 0, pixel = op->in_c, pitch = op->in_w * pixel;
     above = above > height ? height : above;
     if (y + (int32_t)height > op->in_h) {
         below = (uint32_t)(y + (int32_t)height - op->in_h);
         below = below > height - above ? height - above : below;
     }
-    uint32_t zeros = ((uint32_t)op->in_zero & 0xffffu) | ((uint32_t)op->in_zero << 16);
-    int8_t outside[4] = {op->in_zero, op->in_zero, op->in_zero, op->in_zero};
-    uint32_t inside = height - above - below;
-    const int8_t *rows = input + (y + (int32_t)above) * (int32_t)pitch;
-    uint32_t from = (op->pad_left + 1u) / 2, end = (op->in_w + (uint32_t)op->pad_left) / 2;
-    end = end > columns ? columns : end; /* pairs from .. end - 1 lie in the image */
-    const int8_t *left = rows + (2 * from - op->pad_left) * op->in_c;
-    uint32_t step = 2u * op->in_c;
-    if (count != 4 || from > end) {
-        from = end = columns;
-    } else if (height == 1 && inside == 1) { /* neighbouring pairs are neighbours in the plane as well */
-        gather_four(left, step, left + op->in_c, step, end - from, 1, 0, 0, to + from, plane);
-    } else {
-        gather_four(left, pitch, left + op->in_c, pitch, inside, end - from, step, height, to + from * height + above, plane);
+    uint32_t end = (op->in_w + (uint32_t)op->pad_left) / 2, from = (op->pad_left + 1u) / 2;
+    end = end > columns ? columns : end;
+    from = from < end ? from : end;
+    uint32_t plane = columns * height, rows = height - above - below, even = rows & ~1u;
+    uint32_t *whole = to + from * height + above;
+    struct bf_gather g = {
+        .op = op, .to = to, .columns = columns, .height = height, .above = above, .rows = rows, .pairs = end - from,
+        .first = (y + (int32_t)above) * (int32_t)pitch + (2 * (int32_t)from - op->pad_left) * (int32_t)pixel,
+        .right_half = from > 0 && 2 * from == op->pad_left + 1u,
+        .left_half = end < columns && ((op->in_w + op->pad_left) & 1),
+        .whole = {0, pitch + pixel, pitch, pixel, whole, 4 * plane, whole + 2 * plane, 4 * even, end - from, rows & 1,
+                  2 * pixel - even * pitch, 4 * (height - rows)},
+    };
+    if (height == 1) { /* neighbouring pairs are neighbours in the plane as well */
+        g.whole.both = 3 * pixel, g.whole.pitch = 2 * pixel;
+        g.whole.even_bytes = 4 * ((end - from) & ~1u), g.whole.odd = (end - from) & 1, g.whole.count = end > from;
     }
+    return g;
+}
+
+/* What lies outside the image, of planes of `count` channels. */
+static void fill_borders(const struct bf_gather *g, uint32_t count)
+{
+    uint32_t pair = bf_sxtb16((uint8_t)g->op->in_zero * 0x00010001u), plane = g->columns * g->height, *to = g->to;
+    for (uint32_t column = 0; column < g->columns; column++, to += g->height) {
+        int32_t x = 2 * (int32_t)column - g->op->pad_left;
+        uint32_t inside = x + 1 >= 0 && x < g->op->in_w ? g->rows : 0, above = inside > 0 ? g->above : g->height;
+        fill_rows(pair, count, above, to, plane);
+        if (inside > 0) {
+            fill_rows(pair, count, g->height - above - inside, to + above + inside, plane);
+        }
+    }
+}
+
+void bf_gather_channels(struct bf_gather *g, const int8_t *input, uint32_t count, int borders)
+{
     if (borders) {
-        for (uint32_t column = 0; column < columns && above + below > 0; column++) {
-            fill_rows(zeros, count, above, to + column * height, plane);
-            fill_rows(zeros, count, below, to + column * height + above + inside, plane);
-        }
+        fill_borders(g, count);
     }
-    for (uint32_t column = 0; column < columns; column++) {
-        if (column == from) { /* done above */
-            column = end;
-            if (column == columns) {
-                break;
-            }
+    if (g->rows == 0) {
+        return;
+    }
+    struct bf_columns *whole = &g->whole;
+    uint32_t pixel = whole->pixel, pitch = whole->both - pixel, rows = g->rows;
+    const int8_t *first = input + g->first, *last = first + 2 * (g->pairs) * pixel;
+    uint32_t *right = whole->to - g->height, *left = whole->to + g->pairs * g->height;
+    if (count == 4) {
+        uint32_t zeros = (uint8_t)g->op->in_zero * 0x01010101u;
+        whole->from = first;
+        if (whole->count > 0) {
+            run_columns(whole);
         }
-        int32_t x = 2 * (int32_t)column - op->pad_left;
-        int has_left = x >= 0 && x < op->in_w, has_right = x + 1 >= 0 && x + 1 < op->in_w;
-        if (has_left || has_right) { /* a column outside the image stays at one place */
-            gather_any(has_left ? rows + x * op->in_c : outside, has_left ? pitch : 0,
-                       has_right ? rows + (x + 1) * op->in_c : outside, has_right ? pitch : 0, count, inside,
-                       to + column * height + above, plane);
-        } else if (borders) {
-            fill_rows(zeros, count, inside, to + column * height + above, plane);
+        if (g->right_half) {
+            run_right_half(first - pixel, whole, right, rows, zeros);
         }
+        if (g->left_half) {
+            run_left_half(last, whole, left, rows, zeros);
+        }
+        return;
+    }
+    const int8_t zero = g->op->in_zero, outside[4] = {zero, zero, zero, zero};
+    uint32_t plane = g->columns * g->height, *to = whole->to;
+    if (g->right_half) {
+        gather_some(outside, 0, first - pixel, pitch, count, rows, right, plane);
+    }
+    if (g->left_half) {
+        gather_some(last, pitch, outside, 0, count, rows, left, plane);
+    }
+    for (; first != last; first += 2 * pixel, to += g->height) {
+        gather_some(first, pitch, first + pixel, pitch, count, rows, to, plane);
     }
 }
 #endif

@@ -20,8 +20,34 @@ static inline int32_t bf_requantize_scaled(int32_t sum, const struct bf_channel 
     return bf_requantize_doubled(sum, channel->multiplier, channel->rounding, -channel->shift);
 }
 
-/* Rows from y on, `height` of them, of `count` channels (1 to 4) into as many planes of `columns` columns of `height`
- * words. What lies outside the image is written only with `borders`: it stays as it is for other channels of the rows. */
-void bf_gather(const struct bf_window *op, const int8_t *input, int32_t y, uint32_t count, uint32_t columns,
-               uint32_t height, int borders, uint32_t *to);
+/* Pairs of columns that lie in the image whole, of four channels; what the assembly reads, in this order. */
+struct bf_columns {
+    const int8_t *from;          /* the first left column */
+    uint32_t both, pitch, pixel; /* bytes from row to row, from the left column to the right one; both together */
+    uint32_t *to;                /* the first plane */
+    uint32_t plane_bytes;
+    uint32_t *third;             /* plane */
+    uint32_t even_bytes;         /* of a plane's column under pairs of rows */
+    uint32_t count, odd;         /* of columns; is there a row without a partner? */
+    uint32_t step, plane_step;   /* to the next column: of the image from behind pairs of rows, of the plane from the end */
+};
+
+/* How rows of an image become planes: the same for all channels. */
+struct bf_gather {
+    const struct bf_window *op;
+    uint32_t *to;
+    uint32_t columns, height; /* of a plane, in words */
+    uint32_t above, rows;     /* rows outside before the image, rows of the image */
+    uint32_t pairs;           /* of columns that lie in the image whole */
+    int32_t first;            /* bytes from a channel's begin to the first of these */
+    uint32_t right_half, left_half; /* is there a pair before them, or behind, with one half in the image? */
+    struct bf_columns whole;
+};
+
+/* `height` rows from row y on, which may lie outside, into planes of `columns` columns at `to`. */
+struct bf_gather bf_gather_of(const struct bf_window *op, int32_t y, uint32_t columns, uint32_t height, uint32_t *to);
+
+/* `count` channels (1 to 4) from `input` on into as many planes. What lies outside the image is written only with
+ * `borders`: it stays as it is for other channels of the rows. */
+void bf_gather_channels(struct bf_gather *gather, const int8_t *input, uint32_t count, int borders);
 #endif

@@ -56,6 +56,7 @@ SHAPES: Final = (
     "depthwise_conv2d 42x13x8->21x7x8 k3x3 s2x2 same relu int8",
     "depthwise_conv2d 7x6x4->3x2x8 k3x3 s2x2 valid relu int8",
     "depthwise_conv2d 2x9x4->2x9x4 k3x3 s1x1 same relu6 int8",
+    "depthwise_conv2d 12x9x5->10x7x5 k3x3 s1x1 valid relu int8",
     "depthwise_conv2d 1x9x5->1x9x5 k3x3 s1x1 same relu int8",
     "depthwise_conv2d 20x24x5->20x24x5 k5x5 s1x1 same relu int8",
     "depthwise_conv2d 11x7x4->7x5x4 k5x3 s1x1 valid none int8",
