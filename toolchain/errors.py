@@ -67,6 +67,10 @@ class LutError(ConfigurationError):
     """A lookup table is corrupt, of another schema version, or misses a row."""
 
 
+class EvidenceError(ConfigurationError):
+    """Two numbers were to be compared that do not mean the same: another unit, evidence, stack or data set."""
+
+
 class InfeasibleError(BoardfitError):
     """No architecture keeps all budgets.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from toolchain.cli import board_commands, lut_commands, show
+from toolchain.cli import board_commands, lut_commands, report_commands, show
 from toolchain.cli.console import print_remote, stdout
 from toolchain.cli.progress import ProgressDisplay
 from toolchain.errors import ConfigurationError, InfeasibleError, UsageError
@@ -95,6 +95,8 @@ def init(
 
 app.command()(board_commands.boards)
 app.command()(board_commands.flash)
+app.command()(report_commands.report)
+app.command()(report_commands.compare)
 
 
 @app.command()

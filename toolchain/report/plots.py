@@ -139,7 +139,7 @@ def plot_front(picture: FrontPicture, path: Path) -> tuple[Path, Path]:
         ConfigurationError: matplotlib is missing.
     """
     shown = [picture.chosen.cost, *(p.cost for p in picture.alternatives), *picture.costs.tolist()]
-    unit, scale = _unit(picture.metric, max(shown))
+    unit, scale = scaled(picture.metric, max(shown))
     with _figure(7.0, 4.6) as figure:
         axes = figure.add_subplot()
         axes.step(
@@ -319,7 +319,7 @@ def plot_search(
 def _draw_metric(axes: Axes, x: npt.NDArray[np.int64], epochs: Sequence[Epoch], budget: Budget) -> None:
     """One metric of the current network: its range within each epoch, its middle, and the bound."""
     low, middle, high = np.array([row.costs[budget.metric] for row in epochs]).T
-    unit, scale = _unit(budget.metric, max(float(high.max()), budget.bound))
+    unit, scale = scaled(budget.metric, max(float(high.max()), budget.bound))
     axes.fill_between(
         x,
         low / scale,
@@ -369,7 +369,7 @@ def _save(figure: Figure, path: Path) -> tuple[Path, Path]:
     return png, svg
 
 
-def _unit(metric: str, largest: float) -> tuple[str, float]:
+def scaled(metric: str, largest: float) -> tuple[str, float]:
     """The unit in which `largest` is read easily, and what one of it is in the metric's unit."""
     steps = next(steps for suffix, steps in _SCALES.items() if metric.endswith(suffix))
     return max((step for step in steps if largest >= step[1]), key=lambda step: step[1], default=steps[0])

@@ -1,0 +1,77 @@
+"""`boardfit report` and `boardfit compare`: one project's findings, and two beside each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from toolchain.cli.console import print_json, print_table, stdout
+from toolchain.errors import UsageError
+
+Json = Annotated[bool, typer.Option("--json", help="Print the document as JSON (docs/report.md).")]
+Markdown = Annotated[bool, typer.Option("--markdown", help="Print it as Markdown, for a pull request.")]
+
+
+def report(
+    project: Annotated[
+        Path,
+        typer.Option(
+            "--project", "-C", help="Project folder (with boardfit.toml).", show_default="this folder"
+        ),
+    ] = Path("."),
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The HTML file.", show_default="results/report.html of the project"),
+    ] = None,
+    as_json: Json = False,
+    as_markdown: Markdown = False,
+) -> None:
+    """Write what was found as one HTML file: the answer, diagrams, where every number comes from, what is missing."""
+    from toolchain.report.markdown import markdown
+    from toolchain.workflow.project import open_project
+    from toolchain.workflow.report import gather, write_report
+
+    if as_json + as_markdown + (out is not None) > 1:
+        raise UsageError("--json, --markdown and --out exclude each other", remedy="give one of them")
+    opened = open_project(project)
+    if as_json:
+        print_json("report", gather(opened).as_json())
+    elif as_markdown:
+        stdout().print(markdown(gather(opened)), end="")
+    else:
+        stdout().print(f"wrote {write_report(opened, out)}")
+
+
+def compare(
+    left: Annotated[
+        Path, typer.Argument(help="A project folder, or what `report --json` printed.", metavar="A")
+    ],
+    right: Annotated[Path, typer.Argument(help="Another one.", metavar="B")],
+    metric: Annotated[
+        list[str] | None,
+        typer.Option("--metric", "-m", help="Compare only this metric, e.g. flash_bytes. May be repeated."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document instead of tables.")
+    ] = False,
+    as_markdown: Markdown = False,
+) -> None:
+    """Two runs side by side. Refuses (exit 3) to compare numbers of different evidence or of different stacks."""
+    from toolchain.report.markdown import runs_markdown
+    from toolchain.report.runs import compare_reports, rows_of
+    from toolchain.workflow.report import load_report
+
+    if as_json and as_markdown:
+        raise UsageError("--json and --markdown exclude each other", remedy="give one of them")
+    found = compare_reports(
+        load_report(left), load_report(right), metrics=tuple(metric or ()), names=(str(left), str(right))
+    )
+    if as_json:
+        print_json("compare", found.as_json())
+    elif as_markdown:
+        stdout().print(runs_markdown(found), end="")
+    else:
+        for title, columns, rows in rows_of(found):
+            print_table(title, columns, rows)

@@ -1,0 +1,415 @@
+"""The report stage: what the records, the table and the files of a project say, gathered into one document.
+
+Nothing is measured, trained or searched here, and no device is opened. What cannot be told is not an error: it stands
+in the document's list of what is missing, with the command that gets it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+from toolchain.errors import ConfigurationError
+from toolchain.files import write_atomic
+from toolchain.measurement import Evidence, Stack
+from toolchain.report.comparison import ComparisonRow
+from toolchain.report.document import (
+    Accuracy,
+    Block,
+    Cost,
+    Missing,
+    ProjectFacts,
+    Provenance,
+    Record,
+    Report,
+    Status,
+    Target,
+    cost_of,
+)
+from toolchain.report.number import EVIDENCE, Number, shown
+from toolchain.report.page import page
+from toolchain.report.runs import Document, check_document
+from toolchain.units import plain_metric
+from toolchain.workflow import export
+from toolchain.workflow.config import PROJECT_FILE
+from toolchain.workflow.costs import Costs
+from toolchain.workflow.deploy import STAGE as DEPLOY
+from toolchain.workflow.project import Project, open_project
+from toolchain.workflow.report_search import (
+    choices_of,
+    course_of,
+    infeasible_of,
+    measured_networks,
+    open_prices,
+    predicted_number,
+    rounds_of,
+)
+from toolchain.workflow.report_targets import gather_target, stacks_of
+from toolchain.workflow.search import STAGE as SEARCH
+
+PAGE: Final = "report.html"
+ROUNDS: Final = "rounds"
+_COMMANDS: Final = (
+    ("boardfit profile", "measures the operators of the space into the table"),
+    ("boardfit search", "finds the network under the budgets"),
+    ("boardfit export", "trains it, quantises it, writes and verifies its files"),
+    ("boardfit deploy", "checks it on the target and measures it there"),
+    ("boardfit run", "does all of this, as often as the tolerance asks"),
+    ("boardfit report", "writes this report"),
+)
+# Packages whose versions change numbers.
+_PACKAGES: Final = (
+    "boardfit", "numpy", "torch", "tflite", "tflite-micro", "ai-edge-litert", "onnxruntime", "unicorn", "ziglang",
+)  # fmt: skip
+
+
+def write_report(project: Project, path: Path | None = None) -> Path:
+    """Gather the report and write it as one HTML file; by default results/report.html of the project.
+
+    Raises:
+        ConfigurationError: the project's data or space cannot be read.
+        BoardfitError: the file cannot be written.
+    """
+    path = project.results / PAGE if path is None else path
+    write_atomic(path, page(gather(project)).encode())
+    return path
+
+
+def load_report(path: Path) -> Document:
+    """A run's document: gathered from a project folder, or read from a file that `report --json` wrote.
+
+    Raises:
+        ConfigurationError: neither; or a report of another schema.
+    """
+    if path.is_dir() or path.name == PROJECT_FILE:
+        return gather(open_project(path)).as_json()
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot read {path}: {error.strerror}",
+            remedy="name a project folder, or a file of `boardfit report --json`",
+        ) from error
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{path} is not JSON: {error}", remedy="write it with `boardfit report --json`"
+        ) from error
+    return check_document(document, str(path))
+
+
+def gather(project: Project, now: datetime | None = None) -> Report:
+    """What is known of a project, in one document.
+
+    Args:
+        now: the time that stands in it; by default the present.
+
+    Raises:
+        ConfigurationError: the project's data or space cannot be read.
+    """
+    missing: list[Missing] = []
+    records = _records(project)
+    found = project.latest(SEARCH)
+    exported = _of(found, project.latest(export.STAGE))
+    deployed = _of(found, project.latest(DEPLOY))
+    files = exported is not None and export.changed_file(project, exported) is None
+    costs = open_prices(project, missing)
+    if found is not None and costs is not None and _other_stacks(found, costs):
+        missing.append(
+            Missing(
+                "prices of networks beside the winner",
+                "today's target is of another stack (firmware, board, versions) than the search's prices",
+                "`boardfit profile`, then `boardfit search`",
+            )
+        )
+        costs = None
+    prices = {} if found is None else {one["name"]: one for one in found["targets"]}
+    places = {} if deployed is None else {one["name"]: one for one in deployed["targets"]}
+    targets = tuple(
+        gather_target(
+            project, section, prices.get(section.name, {}), places.get(section.name), files, missing
+        )
+        for section in project.config.target
+    )
+    rows = () if found is None else _costs(found, deployed, targets)
+    infeasible = None if found is not None or costs is None else infeasible_of(project, costs)
+    status = _status(found, rows, deployed is not None, infeasible is not None)
+    loop = project.latest(ROUNDS)
+    if loop is not None and loop["settings"] != project.settings:
+        loop = None
+    accuracy = () if found is None else _accuracy(found, exported, deployed)
+    course = choices = rounds = None
+    if found is not None:
+        winner = [(row.metric, row.measured) for row in rows if row.measured is not None]
+        course = course_of(found, costs, measured_networks(found, loop, winner), missing)
+        choices = choices_of(found, costs)
+        rounds = rounds_of(found, loop)
+    _note_stages(records, found, exported, deployed, missing)
+    if found is not None and rounds is None:
+        missing.append(
+            Missing(
+                "whole networks beside the winner on the target",
+                "the loop measured no candidates",
+                "`boardfit run`",
+            )
+        )
+    _note_virtual(targets, missing)
+    return Report(
+        (now or datetime.now(UTC)).isoformat(timespec="seconds"),
+        metadata.version("boardfit"),
+        _facts(project),
+        status,
+        _headline(status, found, rows, accuracy, targets, infeasible.message if infeasible else ""),
+        "" if found is None else found["text"],
+        () if found is None else _blocks(project, found),
+        accuracy,
+        rows,
+        infeasible,
+        course,
+        targets,
+        choices,
+        rounds,
+        _provenance(project, records, targets, deployed, exported),
+        tuple(dict.fromkeys(missing)),
+    )
+
+
+def _of(found: Mapping[str, Any] | None, record: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A later stage's record, where it is of the network that the search found."""
+    return record if found is not None and record is not None and record["text"] == found["text"] else None
+
+
+def _other_stacks(found: Mapping[str, Any], costs: Costs) -> bool:
+    today = {one.target.name: one.stack.fingerprint for one in costs.targets}
+    return any(one["stack"] != today.get(one["name"]) for one in found["targets"])
+
+
+def _facts(project: Project) -> ProjectFacts:
+    data, space = project.data, project.space
+    sizes = ", ".join(f"{len(y):,} {split}" for split, y in data.y.items())
+    shape = "x".join(str(d) for d in data.input_shape)
+    return ProjectFacts(
+        project.config.project.name,
+        project.config.project.seed,
+        f"{project.config.data.kind}: {len(data.classes)} classes, {shape}, samples {sizes}",
+        data.fingerprint,
+        f"{space.name}, {len(space.choices)} choices",
+        f"{space.count():,}",
+    )
+
+
+def _blocks(project: Project, found: Mapping[str, Any]) -> tuple[Block, ...]:
+    def text(shape: Sequence[int]) -> str:
+        return "x".join(str(d) for d in shape)
+
+    return tuple(
+        Block(row.name, row.candidate, text(row.input), text(row.output), row.params, row.macs)
+        for row in project.space.describe(tuple(int(i) for i in found["architecture"]))
+    )
+
+
+def _accuracy(
+    found: Mapping[str, Any], exported: Mapping[str, Any] | None, deployed: Mapping[str, Any] | None
+) -> tuple[Accuracy, ...]:
+    """The accuracy's trail: estimator, supernet, float, int8, on each target."""
+    trail = []
+    if found["selection"] is not None:
+        chosen = found["selection"]
+        number = Number(
+            chosen["predicted_accuracy"], "share", "estimated", error=chosen["predicted_error"] or None
+        )
+        trail.append(Accuracy("estimator", "predicted from contributions", number))
+    trail.append(
+        Accuracy("supernet", "validation, shared weights", Number(found["score"], "share", "shared_weights"))
+    )
+    samples = deployed["targets"][0]["samples"] if deployed is not None else 0
+    for stage, value in (exported or {}).get("accuracy", {}).items():
+        trail.append(
+            Accuracy(stage, "test, trained", Number(value, "share", "reference"), samples)
+        )  # verification runs on the whole test split
+    for one in (deployed or {}).get("targets", ()):
+        stack = Stack.of(one["stack"]).fingerprint
+        equal = (
+            "every value equal to the reference's"
+            if one["differing"] == 0
+            else f"same answer as the reference on {100 * one['agreement']:.1f} % of the samples"
+        )
+        trail.append(
+            Accuracy(
+                "target",
+                one["name"],
+                Number(one["accuracy"], "share", "on_target", "", stack),
+                one["samples"],
+                equal,
+            )
+        )
+    return tuple(trail)
+
+
+def _costs(
+    found: Mapping[str, Any], deployed: Mapping[str, Any] | None, targets: Sequence[Target]
+) -> tuple[Cost, ...]:
+    """Budgets first, then what else is known; measured where the network was deployed."""
+    bounds = {b["metric"]: b["bound"] for b in found["budgets"]}
+    measured = {row["metric"]: row for row in (deployed or {}).get("rows", ())}
+    stacks = {
+        one["name"]: Stack.of(one["stack"]).fingerprint for one in (deployed or {}).get("targets", ())
+    } or {target.name: target.stack for target in targets}
+    rows = []
+    for metric in dict.fromkeys((*bounds, *measured, *found["predicted"])):
+        one = measured.get(metric, {})
+        owner = metric.rpartition(":")[0] or next(iter(stacks), "")
+        kind = one.get("evidence")
+        prediction = predicted_number(found, metric, found["predicted"].get(metric, float("nan")))
+        row = ComparisonRow(
+            metric,
+            bounds.get(metric),
+            found["predicted"].get(metric),
+            one.get("measured"),
+            None if kind is None else Evidence(kind),
+            bool(one.get("unstable", False)),
+        )
+        plain = plain_metric(metric)
+        computed = kind == Evidence.COMPUTED.value or plain in ("params", "macs")
+        rows.append(cost_of(row, prediction, "" if computed else stacks.get(owner, "")))
+    return tuple(rows)
+
+
+def _status(
+    found: Mapping[str, Any] | None, rows: Sequence[Cost], deployed: bool, infeasible: bool
+) -> Status:
+    if found is None:
+        return "infeasible" if infeasible else "empty"
+    if not deployed:
+        return "predicted"
+    return "broken" if any(row.ok is False for row in rows) else "kept"
+
+
+def _headline(
+    status: Status,
+    found: Mapping[str, Any] | None,
+    rows: Sequence[Cost],
+    accuracy: Sequence[Accuracy],
+    targets: Sequence[Target],
+    why: str,
+) -> str:
+    if status == "empty":
+        return "No search has finished yet."
+    if status == "infeasible":
+        return f"No network of the space keeps the budgets: {why}"
+    assert found is not None
+    best = accuracy[-1]
+    name = ", ".join(target.name for target in targets)
+    counted = [row for row in rows if row.budget is not None]
+    if status == "predicted":
+        return (
+            f"A network was found that keeps {_all(len(counted))} by prediction; it has not been measured on "
+            f"{name} yet."
+        )
+    broken = [row.metric for row in counted if row.ok is False]
+    right = f"{shown(best.number)} of {best.samples:,} test samples right"
+    if broken:
+        return f"{', '.join(broken)} broken on {name}; {right}."
+    open_ = [row.metric for row in counted if row.ok is None]
+    rest = f", {', '.join(open_)} not measured" if open_ else ""
+    kept = _all(len(counted) - len(open_))
+    return f"{kept[:1].upper()}{kept[1:]} kept on {name}{rest}; {right}."
+
+
+def _all(count: int) -> str:
+    return {0: "no budget", 1: "the budget"}.get(count, f"all {count} budgets")
+
+
+def _records(project: Project) -> tuple[Record, ...]:
+    found = []
+    for stage in (SEARCH, ROUNDS, export.STAGE, DEPLOY):
+        stored = project.latest(stage)
+        if stored is not None:
+            written = (project.results / f"{stage}.json").stat().st_mtime
+            found.append(
+                Record(
+                    stage,
+                    datetime.fromtimestamp(written, UTC).isoformat(timespec="seconds"),
+                    stored["inputs"],
+                    stored["settings"] == project.settings,
+                )
+            )
+    return tuple(found)
+
+
+def _note_stages(
+    records: Sequence[Record],
+    found: Mapping[str, Any] | None,
+    exported: Mapping[str, Any] | None,
+    deployed: Mapping[str, Any] | None,
+    missing: list[Missing],
+) -> None:
+    stages = {record.stage for record in records}
+    if found is None:
+        missing.append(Missing("the network", "no search has finished", "`boardfit search`"))
+    for stage, record in ((export.STAGE, exported), (DEPLOY, deployed)):
+        if record is not None:
+            continue
+        what = {
+            export.STAGE: "accuracy after training, files, operators and memory of the network",
+            DEPLOY: "what the network costs on the target, and its answers there",
+        }[stage]
+        why = (
+            f"what {stage} left is of another network than the search found"
+            if stage in stages and found is not None
+            else f"{stage} has not finished"
+        )
+        missing.append(Missing(what, why, f"`boardfit {stage}`"))
+    for left in records:
+        if not left.current:
+            missing.append(
+                Missing(
+                    f"{left.stage} under today's project file",
+                    "its result was made under other settings (data, space, target, budgets or search)",
+                    "`boardfit run`",
+                )
+            )
+
+
+def _note_virtual(targets: Sequence[Target], missing: list[Missing]) -> None:
+    for target in targets:
+        if target.url.startswith("virtual:"):
+            missing.append(
+                Missing(
+                    f"anything on real hardware ({target.name})",
+                    "the target is a virtual board: its firmware ran in an emulator, cycles come from a timing model",
+                    f"set target.url to a real board, e.g. `serial:/dev/ttyACM0?board={target.url.partition(':')[2]}`",
+                )
+            )
+
+
+def _provenance(
+    project: Project,
+    records: tuple[Record, ...],
+    targets: Sequence[Target],
+    deployed: Mapping[str, Any] | None,
+    exported: Mapping[str, Any] | None,
+) -> Provenance:
+    known = stacks_of(project)
+    used = {target.stack: known[target.stack] for target in targets if target.stack in known}
+    for one in (deployed or {}).get("targets", ()):
+        used[Stack.of(one["stack"]).fingerprint] = one["stack"]
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    digests = (exported or {}).get("sha256", {})
+    sizes = (exported or {}).get("files", {})
+    return Provenance(
+        used,
+        versions,
+        _COMMANDS,
+        records,
+        {name: (int(sizes[name]), str(digests[name])) for name in sorted(sizes) if name in digests},
+        dict(EVIDENCE),
+    )
