@@ -61,7 +61,8 @@ def operator_sum(
     calibration: Calibration | None = None,
     origin: str = "",
 ) -> ArcMetric:
-    """The metric that sums measured operators, corrected by a calibration where there is one.
+    """The metric that sums measured operators, corrected by a calibration where there is one; also of arcs that are not
+    the chain's, with the same operators by another algorithm, where these have values.
 
     An operator costs scale * value + per_operator, but never less than nothing; a network costs the intercept more.
 
@@ -76,7 +77,7 @@ def operator_sum(
             f"first: {first}",
             remedy="run `boardfit profile` to measure them",
         )
-    bad = [op for op in chain.operators if not 0 <= values[op] < math.inf]
+    bad = [op for op, value in values.items() if not 0 <= value < math.inf]
     if bad:
         raise LutError(
             f"{metric} of {bad[0].signature!r} is {values[bad[0]]}; it must be finite and not negative "
@@ -87,7 +88,7 @@ def operator_sum(
     if calibration is not None:
         scale, each, base = calibration.scale, calibration.per_operator, calibration.intercept
         origin = origin or calibration.evidence.value
-    costs = {op: max(0.0, scale * values[op] + each) for op in chain.operators}
+    costs = {op: max(0.0, scale * value + each) for op, value in values.items()}
     return ArcMetric("sum", lambda arc: sum(costs[op] for op in arc.operators), base, origin=origin)
 
 

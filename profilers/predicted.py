@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 from profilers.lut import Failure, Lut
-from profilers.predictor import Prediction, Predictor, choose, fewest, fit
+from profilers.predictor import FEWEST, Prediction, Predictor, choose, fewest, fit
 from profilers.steady import SteadyTable
 from toolchain.errors import LutError
 from toolchain.graph.operator import Operator
@@ -67,18 +68,28 @@ def failed_operators(lut: Lut, stack: Stack, metric: str) -> set[Operator]:
     }
 
 
-def fill(measured: Mapping[Operator, float], refused: set[Operator], wanted: Iterable[Operator]) -> Filled:
+def fill(
+    measured: Mapping[Operator, float],
+    refused: set[Operator],
+    wanted: Iterable[Operator],
+    optional: Iterable[Operator] = (),
+) -> Filled:
     """Give every wanted operator a cost.
 
     Args:
         measured: all that is known of the stack, also of other spaces.
         refused: see `failed_operators`.
         wanted: a space's operators.
+        optional: get a cost where they can have one: the same operators by other algorithms, which no network needs.
 
     Raises:
-        LutError: one of them can be neither found nor predicted.
+        LutError: one of those wanted can be neither found nor predicted.
     """
-    wanted = tuple(dict.fromkeys(wanted))
+    able = Counter(_algorithm(op) for op in measured)
+    others = [
+        op for op in optional if op in measured or (op not in refused and able[_algorithm(op)] >= FEWEST)
+    ]
+    wanted = tuple(dict.fromkeys((*wanted, *others)))
     missing = [op for op in wanted if op not in measured]
     known = {op: measured[op] for op in wanted if op in measured}
     if not missing:
@@ -95,6 +106,10 @@ def fill(measured: Mapping[Operator, float], refused: set[Operator], wanted: Ite
     kinds = errors_of(predictor, missing)
     values = {op: known[op] if op in known else found[op].value for op in wanted}
     return Filled(values, found, kinds, sum(off) / len(off))
+
+
+def _algorithm(op: Operator) -> tuple[str, str]:
+    return op.kind, op.algorithm
 
 
 def errors_of(predictor: Predictor, operators: Iterable[Operator]) -> dict[str, KindError]:

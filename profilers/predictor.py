@@ -321,7 +321,9 @@ def _standard(raw: Floats) -> tuple[Floats, Floats]:
 
 
 def _group(operator: Operator) -> str:
-    """Operators that share a model: one kind, dtype, and kind of convolution (a 1x1 runs in other kernels)."""
+    """Operators that share a model: of one kind, dtype, algorithm and kind of convolution (a 1x1 has other kernels)."""
+    if operator.algorithm != "direct":
+        return f"{operator.kind} {operator.algorithm} {operator.dtype}"
     if operator.kind == "conv2d":
         pointwise = operator.kernel == (1, 1)
         return f"conv2d {'1x1' if pointwise else 'window'} {operator.dtype}"

@@ -29,6 +29,7 @@ from toolchain.errors import (
     UnsupportedError,
     VerificationError,
 )
+from toolchain.export.native.plan import DIRECT, Plan
 from toolchain.export.native.writer import write_program
 from toolchain.export.tflite_writer import write_tflite
 from toolchain.graph import Graph, Operator
@@ -112,6 +113,7 @@ def profile_networks(
     networks: Mapping[str, Graph],
     *,
     files: Mapping[str, bytes] | None = None,
+    plans: Mapping[str, Plan] | None = None,
     retry_failures: bool = False,
     retry_unstable: bool = False,
     settings: Settings | None = None,
@@ -124,15 +126,20 @@ def profile_networks(
         networks: name -> graph. Name and operators are the network's identity in the LUT.
         files: name -> model file in the session's format, for networks that have one already (int8 ONNX files
             cannot be written from an int8 graph). The others are written from their graphs.
+        plans: name -> algorithms of its program, where the format is one of programs; direct by default.
     """
-    write, given = graph_writer(session.model_format), files or {}
-    tasks = [
-        _Task(
-            Network(name, graph.operators),
-            partial(given.__getitem__, name) if name in given else partial(write, graph),
-        )
-        for name, graph in networks.items()
-    ]
+    write, given, planned = graph_writer(session.model_format), files or {}, plans or {}
+
+    def task(name: str, graph: Graph) -> _Task:
+        if name in planned:
+            plan = planned[name]
+            return _Task(
+                Network(name, plan.operators(graph)), partial(program, session.model_format, graph, plan)
+            )
+        data = partial(given.__getitem__, name) if name in given else partial(write, graph)
+        return _Task(Network(name, graph.operators), data)
+
+    tasks = [task(name, graph) for name, graph in networks.items()]
     done = lut.known(
         session.stack, session_metric(session), "network",
         retry_failures=retry_failures, retry_unstable=retry_unstable,
@@ -160,7 +167,7 @@ def graph_writer(model_format: ModelFormat) -> Callable[[Graph], bytes]:
     if model_format == "tflite":
         return write_tflite
     if model_format in ISA:
-        return partial(write_program, isa=ISA[model_format])
+        return partial(program, model_format)
     try:
         if model_format == "onnx":
             from toolchain.export.onnx_writer import graph_to_onnx
@@ -177,8 +184,14 @@ def graph_writer(model_format: ModelFormat) -> Callable[[Graph], bytes]:
         ) from error
 
 
+def program(model_format: ModelFormat, graph: Graph, plan: Plan = DIRECT) -> bytes:
+    """A graph as a program of a board's native runtime, with its algorithms."""
+    return write_program(graph, ISA[model_format], plan=plan)
+
+
 def operator_writer(model_format: ModelFormat) -> Callable[[Operator], bytes]:
-    """The function that writes one operator as a model file of a format, with random weights.
+    """The function that writes one operator as a model file of a format, with random weights, and as a program by the
+    operator's own algorithm.
 
     Raises:
         ConfigurationError: the package that it needs is not installed.
@@ -187,7 +200,12 @@ def operator_writer(model_format: ModelFormat) -> Callable[[Operator], bytes]:
 
     def plain(op: Operator) -> bytes:
         # torch's files have one input.
-        return write(operator_model(op, one_input=model_format == "pt2"))
+        graph = operator_model(op, one_input=model_format == "pt2")
+        if op.algorithm == "direct":
+            return write(graph)
+        if model_format not in ISA:
+            raise UnsupportedError(f"{model_format} files do not say by which algorithm: {op.signature}")
+        return program(model_format, graph, Plan(frozenset({0})))
 
     def quantized_onnx(op: Operator) -> bytes:
         from toolchain.export.onnx_writer import quantize_onnx

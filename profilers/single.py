@@ -33,10 +33,11 @@ def operator_model(op: Operator, *, seed: int = 0, one_input: bool = False) -> G
         one_input: make all data inputs but the first one constants, for formats and tools that know one input.
 
     Returns:
-        A graph with one node whose operator equals `op`, and one input per data input of it.
+        A graph with one node whose operator equals `op` but for its algorithm, which is a plan's matter, and one input
+        per data input of it.
     """
     rng = np.random.default_rng(seed)
-    float_op = replace(op, dtype="float32")
+    float_op = replace(op, dtype="float32", algorithm="direct")
     builder = GraphBuilder("float32")
     names = [
         builder.input(shape) if i == 0 or not one_input else builder.constant(_normal(rng, shape))

@@ -1,112 +1,35 @@
-"""Binds a space's chain, the table and the calibrations into one cost model, and the exact check beside it."""
+"""Binds the costs of all targets into one cost model of a space, and the exact check beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
-from profilers.calibrate import Calibration
-from profilers.correct import Correction, kept_correction
-from profilers.cost import MACS, PARAMS, ArcMetric, CostTable, operator_sum
-from profilers.footprint import Footprint, footprint_of
-from profilers.lut import Lut, Network
-from profilers.predicted import Filled, failed_operators, fill, measured_operators
-from profilers.profile import session_metric
-from profilers.steady import steady_table
-from targets.session import Description, Device, describe
-from toolchain.errors import ConfigurationError, LutError
+from profilers.cost import ArcMetric, CostTable
+from profilers.footprint import FLASH, RAM
+from profilers.planned import PlannedTable, Policies
+from toolchain.errors import ConfigurationError
 from toolchain.graph import Graph
 from toolchain.graph.chain import Arc, Chain
-from toolchain.graph.operator import DType, Operator
-from toolchain.measurement import Evidence, Stack
+from toolchain.graph.operator import DType
 from toolchain.spaces import Architecture
-from toolchain.units import plain_metric
-from toolchain.workflow.config import TargetSection
+from toolchain.units import Budget, plain_metric
 from toolchain.workflow.models import structural_graph
 from toolchain.workflow.project import Project, fingerprint
-from toolchain.workflow.sessions import CYCLES, LATENCY, explain_missing, metrics_of
+from toolchain.workflow.target_costs import (
+    TargetCosts,
+    calibration_fingerprint,
+    factor_of,
+    open_target_costs,
+    scope_of,
+)
 
-COMPUTED = ("params", "macs", "flash_bytes", "ram_bytes")
-
-
-@dataclass(frozen=True, eq=False)
-class TargetCosts:
-    """What an architecture costs on one target. Metrics have their plain names here.
-
-    Attributes:
-        target: of the project.
-        chain: the space's operators at the target's precision.
-        arcs: metric -> how it is made from the chain's arcs.
-        metric: what the target measures: `latency_us`, `cycles` or `instructions`.
-        values: operator -> value (a CPU's at its best speed); empty when nothing is budgeted or known.
-        filled: which of them are predicted; None when none is.
-        calibration: correction of sums, or None.
-        correction: what networks near the optimum said of the calibrated sums, or None (profilers.correct).
-        known: operators of a network -> its measured value; those behind the correction.
-        footprint: how bytes of flash and RAM are counted.
-        stack: of the measured rows.
-        device: the microcontroller, or None.
-        basis: what the values rest on, but for the correction; changes with any row that matters.
-    """
-
-    target: TargetSection
-    chain: Chain
-    arcs: Mapping[str, ArcMetric]
-    metric: str
-    values: Mapping[Operator, float]
-    filled: Filled | None
-    calibration: Calibration | None
-    correction: Correction | None
-    known: Mapping[tuple[Operator, ...], float]
-    footprint: Footprint
-    stack: Stack
-    device: Device | None
-    basis: str
-
-    @property
-    def mape(self) -> float | None:
-        """Mean error of calibrated latencies or cycles on held-out networks, in per cent."""
-        return None if self.calibration is None else self.calibration.mape
-
-    @property
-    def note(self) -> str:
-        """What every figure must be read with; may be empty."""
-        notes = [] if self.device is None else [self.device.note]
-        if self.filled is not None:
-            notes.append(f"{self.metric} rests on {predicted_text(self.filled)}")
-        return "; ".join(filter(None, notes))
-
-    @property
-    def factor(self) -> float:
-        """What calibrated sums are multiplied by."""
-        return factor_of(self.correction, self.calibration)
-
-    def of_graph(self, graph: Graph) -> dict[str, float]:
-        """A network's costs from its own graph; what is measured is the calibrated, corrected sum of its operators.
-
-        Bytes, parameters and MACs are exact. Times cannot be: they are measured after deployment, or before
-        (`decided`).
-        """
-        counts = {"params": graph.params, "macs": graph.macs, **self.footprint.of_graph(graph)}
-        costs = {name: float(value) for name, value in counts.items()}
-        if self.values:
-            total = sum(self.values[op] for op in graph.operators)
-            if self.calibration is not None:
-                total = float(self.calibration.predict(total, len(graph.operators)))
-            costs |= self.measured(total * self.factor)
-        return costs
-
-    def measured(self, value: float) -> dict[str, float]:
-        """A value of the measured metric, on a board also as a time."""
-        costs = {self.metric: value}
-        if self.device is not None and self.metric == CYCLES:
-            costs[LATENCY] = value * 1e6 / self.device.clock_hz
-        return costs
-
-    def decided(self, graph: Graph) -> dict[str, float]:
-        """What decisions rest on: as `of_graph`, but of a network that was measured, what was measured."""
-        costs, value = self.of_graph(graph), self.known.get(graph.operators)
-        return costs if value is None or not self.values else costs | self.measured(value)
+__all__ = [
+    "Costs", "TargetCosts", "calibration_fingerprint", "evidence_text", "factor_of", "open_costs", "scope_of",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,17 +37,18 @@ class Costs:
     """Everything that says what an architecture costs on the project's targets.
 
     Attributes:
-        chain: the space's operators, at the first target's precision.
-        arcs: metric -> how it is made from the chain's arcs; metrics have the names of `Config.metric`.
-        table: prices by `arcs`, in batches; the `CostModel` of a search.
+        table: prices in batches; the `CostModel` of a search. Metrics have the names of `Config.metric`.
         targets: one by one, in the order of the project file.
+        chain: for exact selection: the space's arcs at the first target's precision, several for a candidate where
+            its programs have a choice of plans.
+        arcs: metric -> how it is made from the arcs of `chain`.
     """
 
     project: Project
+    table: CostTable | PlannedTable
+    targets: tuple[TargetCosts, ...]
     chain: Chain
     arcs: Mapping[str, ArcMetric]
-    table: CostTable
-    targets: tuple[TargetCosts, ...]
 
     @property
     def fingerprint(self) -> str:
@@ -137,6 +61,32 @@ class Costs:
     def corrections(self) -> str:
         """Changes with the corrections in force."""
         return fingerprint([c.correction and c.correction.to_json() for c in self.targets if c.values])
+
+    def under(self, limits: Iterable[Budget]) -> Costs:
+        """The same with plans that keep these budgets, too; `table` and `exact` speak of such plans then."""
+        asked = {b.metric: b.bound for b in limits}
+        targets = []
+        for costs in self.targets:
+            bounds = dict(costs.bounds)
+            for plain in (FLASH, RAM):
+                bound = asked.get(self.project.metric(costs.target, plain))
+                if bound is not None:
+                    bounds[plain] = min(bound, bounds.get(plain, bound))
+            targets.append(replace(costs, bounds=bounds))
+        return replace(self, table=_table(self.project, targets), targets=tuple(targets))
+
+    def predict(self, architecture: Architecture) -> dict[str, float]:
+        """The costs that are foretold of one network: by `table`, but under its own best plan where it has plans."""
+        prices = self.table.price([tuple(architecture)])[0].tolist()
+        found = dict(zip(self.table.metrics, prices, strict=True))
+        for costs in self.targets:
+            if costs.plans is not None:
+                graph = structural_graph(self.project, architecture, costs.target.precision)
+                of_graph = costs.of_graph(graph)
+                found |= {
+                    self.project.metric(costs.target, metric): of_graph[metric] for metric in costs.planned
+                }
+        return found
 
     def exact(self, architecture: Architecture) -> dict[str, float]:
         """The network's costs on all targets, see `TargetCosts.decided`."""
@@ -176,145 +126,47 @@ def open_costs(project: Project, budgeted: Sequence[str], *, strict: bool = Fals
             )
         for target in owners:
             wanted[target.name].append(plain_metric(asked))
-    found = tuple(_open_target(project, target, wanted[target.name], strict) for target in targets)
-    chain = found[0].chain
-    arcs: dict[str, ArcMetric] = {}
-    for costs in found:
-        for metric, arc in _along(chain, costs).items():
-            arcs.setdefault(project.metric(costs.target, metric), arc)
-    prices = CostTable.of(
-        chain,
-        arcs,
-        candidates=[len(c.candidates) for c in project.space.choices],
-        stack=found[0].stack if len(found) == 1 else None,
-    )
-    return Costs(project, chain, arcs, prices, found)
+    found = tuple(open_target_costs(project, target, wanted[target.name], strict) for target in targets)
+    return Costs(project, _table(project, found), found, *_alternatives(project, found))
 
 
-def _open_target(
-    project: Project, target: TargetSection, budgeted: Sequence[str], strict: bool
-) -> TargetCosts:
-    chain = project.space.chain(target.precision)
-    about = describe(target.url)
-    metric, measured = session_metric(about), metrics_of(about)
-    for asked in budgeted:
-        if asked not in (*measured, *COMPUTED):
-            raise explain_missing(target.url, asked, about, (*measured, *COMPUTED))
-    needed = bool(set(measured) & set(budgeted))
-    values: Mapping[Operator, float] = {}
-    filled = None
-    calibration = None
-    correction = None
-    known: Mapping[tuple[Operator, ...], float] = {}
-    evidence: Evidence | None = None
-    basis: list[tuple[str, str]] = []
-    if project.lut_path.exists():
-        with Lut.open(project.lut_path) as lut:
-            table = steady_table(lut, about.stack, metric)
-            every = measured_operators(table)
-            values = {op: every[op] for op in chain.operators if op in every}
-            missing = len(chain.operators) - len(values)
-            if missing and needed and strict:
-                raise LutError(
-                    f"{metric} on {target.name}: {missing} of {len(chain.operators)} operators of this space have no "
-                    "row, and predictions are refused",
-                    remedy="run `boardfit profile` without --share, or search without --strict",
-                )
-            if missing and values and not strict:
-                filled = _predicted(lut, about, metric, every, chain, needed)
-                values = filled.values if filled else values
-            evidence = table.evidence
-            row = lut.calibration(about.stack, metric)
-            if row is not None:
-                calibration = Calibration.from_json(row.text)
-            correction = kept_correction(lut, about.stack, metric, scope_of(chain))
-            behind = set() if correction is None else {network.key for network in correction.networks}
-            known = {
-                subject.operators: value
-                for subject, value in table.values.items()
-                if isinstance(subject, Network) and subject.fingerprint in behind
-            }
-            speed = table.best_anchor_us or 1.0
-            basis = sorted(
-                (op.signature, f"{value / speed:.9g}")
-                for op, value in every.items()
-                if filled is not None or op in values
-            )
-    missing = len(chain.operators) - len(values)
-    if missing and not needed:
-        values, calibration, correction, basis = {}, None, None, []  # half a table prices nothing
-    elif missing and not values:
-        raise LutError(
-            f"{project.lut_path.name} has no rows of {about.stack.label} for this space",
-            remedy="run `boardfit profile`",
-        )
-    arcs: dict[str, ArcMetric] = {}
-    if values:
-        origin = evidence.value if evidence else ""
-        if filled is not None:
-            origin += f" and {predicted_text(filled)}"
-        summed = operator_sum(metric, values, chain, calibration=calibration, origin=origin)
-        factor = factor_of(correction, calibration)
-        arcs[metric] = summed if factor == 1.0 else _scaled(summed, factor)
-        if about.device is not None and metric == CYCLES:
-            arcs[LATENCY] = _in_time(arcs[metric], about.device)
-    footprint = footprint_of(about.model_format, chain.operators, about.device)
-    arcs |= {"params": PARAMS, "macs": MACS, "flash_bytes": footprint.flash, "ram_bytes": footprint.ram}
-    told = None if calibration is None else calibration.to_json()
-    return TargetCosts(
-        target,
-        chain,
-        arcs,
-        metric,
-        values,
-        filled,
-        calibration,
-        correction,
-        known,
-        footprint,
-        about.stack,
-        about.device,
-        fingerprint(about.stack.fingerprint, basis, told),
-    )
+@dataclass(frozen=True, eq=False)
+class _Along:
+    """A target's metrics along the arcs of the first target's chain.
 
-
-def _predicted(
-    lut: Lut, about: Description, metric: str, every: Mapping[Operator, float], chain: Chain, needed: bool
-) -> Filled | None:
-    """All operators of a space with a cost; None where some can have none, and none is needed.
-
-    Raises:
-        LutError: some can have none.
+    Attributes:
+        names: metric -> its name in the project.
+        other: arc of that chain -> the target's own: the same block at its precision.
     """
-    try:
-        return fill(every, failed_operators(lut, about.stack, metric), chain.operators)
-    except LutError as error:
-        if not needed:
-            return None
-        missing = sum(op not in every for op in chain.operators)
-        raise LutError(
-            f"{metric}: {missing} of {len(chain.operators)} operators of this space have no row; {error.message}",
-            remedy=error.remedy,
-        ) from error
+
+    costs: TargetCosts
+    names: Mapping[str, str]
+    other: Callable[[Arc], Arc]
+
+    def arcs(self, plan: Callable[[Arc], Arc], only: Iterable[str] | None = None) -> dict[str, ArcMetric]:
+        """The metrics, by the project's names, of arcs whose operators got their algorithms from `plan`."""
+
+        def moved(found: ArcMetric) -> ArcMetric:
+            return replace(found, value=lambda arc: found.value(plan(self.other(arc))))
+
+        chosen = self.costs.arcs if only is None else {name: self.costs.arcs[name] for name in only}
+        return {self.names[name]: moved(found) for name, found in chosen.items()}
 
 
-def predicted_text(filled: Filled) -> str:
-    """How many operators are predicted, and how far that is off."""
-    return (
-        f"{len(filled.predicted)} of {len(filled.values)} operators predicted, off by "
-        f"{100 * filled.error:.1f} % (cross-validated)"
-    )
+def _along(project: Project, targets: Sequence[TargetCosts]) -> list[_Along]:
+    """Raises: ConfigurationError: the space's blocks are not the same at the targets' precisions."""
+    chain = targets[0].chain
+    found = []
+    for costs in targets:
+        names = {metric: project.metric(costs.target, metric) for metric in costs.arcs}
+        other = _same if costs.chain is chain else _pairs(chain, costs.chain)
+        found.append(_Along(costs, names, other))
+    return found
 
 
-def _along(chain: Chain, costs: TargetCosts) -> Mapping[str, ArcMetric]:
-    """A target's metrics along another precision's chain: the same blocks, arc by arc.
-
-    Raises:
-        ConfigurationError: the space's blocks are not the same at both precisions.
-    """
-    if costs.chain is chain:
-        return costs.arcs
-    sides = [[arc for arcs in side.arcs for arc in arcs] for side in (chain, costs.chain)]
+def _pairs(chain: Chain, other: Chain) -> Callable[[Arc], Arc]:
+    """Arcs of one precision's chain -> those of another's: the same blocks, arc by arc."""
+    sides = [[arc for arcs in side.arcs for arc in arcs] for side in (chain, other)]
     places = [[(arc.candidate, arc.start, arc.end) for arc in arcs] for arcs in sides]
     if places[0] != places[1]:
         raise ConfigurationError(
@@ -322,38 +174,70 @@ def _along(chain: Chain, costs: TargetCosts) -> Mapping[str, ArcMetric]:
             remedy="give all targets one precision",
         )
     # By identity: equal arcs of two positions need not be equal at the other precision. The space keeps its arcs.
-    other: dict[int, Arc] = {id(a): b for a, b in zip(*sides, strict=True)}
-
-    def moved(found: ArcMetric) -> ArcMetric:
-        return replace(found, value=lambda arc: found.value(other[id(arc)]))
-
-    return {name: moved(found) for name, found in costs.arcs.items()}
+    pairs: dict[int, Arc] = {id(a): b for a, b in zip(*sides, strict=True)}
+    return lambda arc: pairs[id(arc)]
 
 
-def _in_time(cycles: ArcMetric, device: Device) -> ArcMetric:
-    """The same sum in microseconds at the device's clock."""
-    return _scaled(cycles, 1e6 / device.clock_hz)
+def _same(arc: Arc) -> Arc:
+    return arc
 
 
-def _scaled(found: ArcMetric, factor: float) -> ArcMetric:
-    return replace(found, value=lambda arc: found.value(arc) * factor, base=found.base * factor)
+def _table(project: Project, targets: Sequence[TargetCosts]) -> CostTable | PlannedTable:
+    """Prices of the space, each architecture's under plans within the targets' bounds."""
+    chain = targets[0].chain
+    make = partial(CostTable.of, chain, candidates=[len(c.candidates) for c in project.space.choices])
+    arcs: dict[str, ArcMetric] = {}
+    policies = []
+    for along in _along(project, targets):
+        costs, plans = along.costs, along.costs.plans
+        most = costs.bounds.get(RAM, math.inf)
+        if plans is not None:
+            policies.append(
+                Policies(
+                    tuple(along.names[name] for name in costs.planned),
+                    {along.names[name]: costs.bounds[name] for name in (FLASH, RAM) if name in costs.bounds},
+                    [partial(_policy, make, along, price, most) for price in plans.prices(costs.chain, most)],
+                )
+            )
+        # What belongs to the network (parameters, MACs) is the first target's.
+        for name, metric in along.arcs(_same if plans is None else plans.policy(0.0, most)).items():
+            arcs.setdefault(name, metric)
+    fastest = make(arcs, stack=targets[0].stack if len(targets) == 1 else None)
+    return PlannedTable(fastest, tuple(policies)) if policies else fastest
 
 
-def scope_of(chain: Chain) -> str:
-    """Fingerprint of a space's operators, which a correction belongs to."""
-    return fingerprint([op.signature for op in chain.operators])
+def _policy(make: Callable[..., CostTable], along: _Along, price: float, ram_bytes: float) -> CostTable:
+    assert along.costs.plans is not None
+    return make(along.arcs(along.costs.plans.policy(price, ram_bytes), along.costs.planned))
 
 
-def calibration_fingerprint(calibration: Calibration | None) -> str:
-    """What a correction stands on; "" for sums that nothing calibrates."""
-    return "" if calibration is None else fingerprint(calibration.to_json())
+def _alternatives(project: Project, targets: Sequence[TargetCosts]) -> tuple[Chain, Mapping[str, ArcMetric]]:
+    """The chain with an arc for every choice of plans that may pay, and the metrics of its arcs."""
+    chain, sides = targets[0].chain, _along(project, targets)
+    versions: dict[int, tuple[Arc, ...]] = {}
+    positions = []
+    for arcs in chain.arcs:
+        position: list[Arc] = []
+        for arc in arcs:
+            ways = [
+                (side.other(arc),) if side.costs.plans is None
+                else side.costs.plans.alternatives(side.other(arc))
+                for side in sides
+            ]  # fmt: skip
+            for version in itertools.product(*ways):
+                # A new object for each: metrics find what it stands for by identity.
+                position.append(replace(arc, operators=version[0].operators))
+                versions[id(position[-1])] = version
+        positions.append(tuple(position))
 
+    def seen(found: ArcMetric, index: int) -> ArcMetric:
+        return replace(found, value=lambda arc: found.value(versions[id(arc)][index]))
 
-def factor_of(correction: Correction | None, calibration: Calibration | None) -> float:
-    """The factor on calibrated sums; 1 for a correction of another calibration than today's."""
-    if correction is None or correction.calibration != calibration_fingerprint(calibration):
-        return 1.0
-    return correction.factor
+    metrics: dict[str, ArcMetric] = {}
+    for index, side in enumerate(sides):
+        for name, found in side.costs.arcs.items():
+            metrics.setdefault(side.names[name], seen(found, index))
+    return replace(chain, arcs=tuple(positions)), metrics
 
 
 def evidence_text(costs: Costs, metric: str) -> str:

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from profilers.footprint import ISA
-from profilers.profile import graph_writer
+from profilers.profile import program
 from targets.session import ModelFormat, model_format
 from toolchain.errors import ConfigurationError, LutError
 from toolchain.export.native.c_project import write_c_project
+from toolchain.export.native.plan import DIRECT, Plan
 from toolchain.export.onnx_writer import quantize_onnx, write_onnx
 from toolchain.export.tflite_writer import write_tflite
 from toolchain.export.torch_writer import write_pt2
@@ -164,8 +165,8 @@ class CProject:
 def export_c(project: Project, folder: Path) -> CProject:
     """Write the exported int8 network as a C project of its own, with kernels for the target's core.
 
-    Targets that are no boards, or boards of both kinds, get kernels for cores with DSP instructions, whose C forms
-    run anywhere.
+    It has the board's plan. Targets that are no boards, or boards with different programs, get direct kernels for cores
+    with DSP instructions, whose C forms run anywhere.
 
     Raises:
         ConfigurationError: nothing was exported, or `folder` is a file.
@@ -175,10 +176,10 @@ def export_c(project: Project, folder: Path) -> CProject:
         raise ConfigurationError("no export has finished", remedy="run `boardfit export`")
     if folder.exists() and not folder.is_dir():
         raise ConfigurationError(f"{folder} is a file", remedy="name a folder")
-    isas = {ISA[form] for form in _formats(project) if form in ISA}
-    isa = isas.pop() if len(isas) == 1 else "dsp"
+    found = {(ISA[one.form], one.plan) for one in programs(project).values()}
+    isa, plan = found.pop() if len(found) == 1 else ("dsp", DIRECT)
     graph = read_tflite(path.read_bytes())
-    files = write_c_project(graph, folder, isa, name=project.config.project.name)
+    files = write_c_project(graph, folder, isa, name=project.config.project.name, plan=plan)
     return CProject(folder, isa, files)
 
 
@@ -192,7 +193,9 @@ def export_inputs(project: Project, architecture: Architecture) -> dict[str, str
         "seed": str(config.project.seed),
         "threads": str(config.project.threads),
         "data": project.data.fingerprint,
-        "files that targets take": fingerprint(_wanted_files(project)),
+        "files that targets take": fingerprint(
+            _wanted_files(project), {name: one.plan.as_dict() for name, one in programs(project).items()}
+        ),
     }
 
 
@@ -271,10 +274,9 @@ def _write(
         files[INT8_ONNX] = quantize_onnx(files[FLOAT_ONNX], project.data.x["train"][:count])
     if FLOAT_PT2 in wanted:
         files[FLOAT_PT2] = write_pt2(graph)
-    for form, name in PROGRAMS.items():
-        if name in wanted:
-            # Of the file that is verified, so that nothing but the file's own numbers is in the program.
-            files[name] = graph_writer(form)(read_tflite(files[INT8_TFLITE]))
+    for one in programs(project).values():
+        # Of the file that is verified, so that nothing but the file's own numbers is in the program.
+        files[one.name] = program(one.form, read_tflite(files[INT8_TFLITE]), one.plan)
     for name, data in files.items():
         write_atomic(project.model_folder / name, data)
     save_checkpoint(project.model_folder / WEIGHTS, module.state_dict(), {"space": project.space.name})
@@ -292,8 +294,44 @@ def _wanted_files(project: Project) -> tuple[str, ...]:
     forms = _formats(project)
     if "pt2" in forms:
         names.append(FLOAT_PT2)
-    names += [name for form, name in PROGRAMS.items() if form in forms]
-    return tuple(names)
+    names += [one.name for one in programs(project).values()]
+    return tuple(dict.fromkeys(names))
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a board is sent.
+
+    Attributes:
+        name: of its file.
+        form: of the board's kernels.
+        plan: the algorithms that the search chose within the board's flash and RAM.
+    """
+
+    name: str
+    form: ModelFormat
+    plan: Plan
+
+
+def programs(project: Project) -> dict[str, Program]:
+    """Target's name -> its program, for those that take one. Boards with one plan share a file.
+
+    Raises:
+        ConfigurationError: there is no search result, or one under other settings.
+    """
+    forms = {target.name: model_format(target.url) for target in project.config.target}
+    if not any(form in PROGRAMS for form in forms.values()):
+        return {}
+    plans = {one["name"]: Plan.from_dict(one["plan"]) for one in project.found()["targets"]}
+    names: dict[tuple[ModelFormat, Plan], str] = {}
+    found = {}
+    for target, form in forms.items():
+        if form in PROGRAMS:
+            usual = Path(PROGRAMS[form])
+            own = usual.name if usual.name not in names.values() else f"{usual.stem}_{target}{usual.suffix}"
+            name = names.setdefault((form, plans[target]), own)
+            found[target] = Program(name, form, plans[target])
+    return found
 
 
 def _formats(project: Project) -> tuple[ModelFormat, ...]:

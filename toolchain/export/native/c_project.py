@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from firmware import source_folder
 from toolchain.export.native import layout
 from toolchain.export.native.layout import Isa
+from toolchain.export.native.plan import DIRECT, Plan
 from toolchain.export.native.reader import ProgramInfo, ProgramOperator, read_program
 from toolchain.export.native.writer import write_program
 from toolchain.files import write_atomic
@@ -55,12 +56,15 @@ _FORMS: Final = {
 }
 
 
-def write_c_project(graph: Graph, folder: Path, isa: Isa = "dsp", *, name: str = "model") -> tuple[str, ...]:
+def write_c_project(
+    graph: Graph, folder: Path, isa: Isa = "dsp", *, name: str = "model", plan: Plan = DIRECT
+) -> tuple[str, ...]:
     """Write the C project of an int8 graph into a folder, which need not exist.
 
     Args:
         isa: "dsp" for Cortex-M4, M7 and M33, "plain" for Cortex-M0+ and M3.
         name: what the README calls the network.
+        plan: the algorithms of its convolutions.
 
     Returns:
         Names of the files, relative to the folder.
@@ -69,15 +73,15 @@ def write_c_project(graph: Graph, folder: Path, isa: Isa = "dsp", *, name: str =
         UnsupportedError, GraphError: as `write_program`.
         BoardfitError: a file cannot be written.
     """
-    files = c_project(graph, isa, name=name)
+    files = c_project(graph, isa, name=name, plan=plan)
     for file, text in files.items():
         write_atomic(folder / file, text.encode())
     return tuple(files)
 
 
-def c_project(graph: Graph, isa: Isa = "dsp", *, name: str = "model") -> dict[str, str]:
+def c_project(graph: Graph, isa: Isa = "dsp", *, name: str = "model", plan: Plan = DIRECT) -> dict[str, str]:
     """The files of `write_c_project`: name -> contents. The same graph gives the same files."""
-    program = write_program(graph, isa)
+    program = write_program(graph, isa, plan=plan)
     info = read_program(program)
     kernels = _kernel_files({f"bf_{_function(op)}" for op in info.operators} | {"bf_copy_bytes"})
     files = {
