@@ -17,10 +17,12 @@ from profilers.profile import session_metric
 from profilers.steady import best_anchor, slowdown, steady_table
 from targets.session import Job, ModelFormat, Session
 from toolchain.errors import ConfigurationError, DeviceError, VerificationError
+from toolchain.export.native.plan import DIRECT, Plan
 from toolchain.export.verify import Limits
 from toolchain.graph import Graph, dequantize_array, quantize_array
 from toolchain.graph.float_reference import run_float
 from toolchain.graph.integer_reference import run_int8
+from toolchain.graph.operator import Operator
 from toolchain.graph.tflite_reader import read_tflite
 from toolchain.measurement import Evidence, Measurement, Stack
 from toolchain.report.comparison import ComparisonRow, compare
@@ -37,6 +39,7 @@ from toolchain.workflow.export import (
     PROGRAMS,
     changed_file,
     export_inputs,
+    programs,
 )
 from toolchain.workflow.project import Progress, Project, silent
 from toolchain.workflow.sessions import in_time, open_session
@@ -166,9 +169,9 @@ def deploy(
             found_here = _measure(session, one.model, wait)
             tflite = INT8_TFLITE if target.precision == "int8" else FLOAT_TFLITE
             graph = _read(project, tflite)
-            values = {**_measured(session, found_here), **_bytes(session, graph, tflite, found_here)}
+            values = {**_measured(session, found_here), **_bytes(one, graph, tflite, found_here)}
             measured |= {project.metric(target, metric): value for metric, value in values.items()}
-            speed = _remember(project, session, exported["text"], graph, found_here)
+            speed = _remember(project, session, exported["text"], one.plan.operators(graph), found_here)
             deployed.append(
                 TargetDeployed(
                     name=target.name,
@@ -215,18 +218,21 @@ def undo(project: Project, *, place: str | None = None) -> UndoOutcome:
 
 @dataclass(frozen=True, eq=False)
 class _Ready:
-    """A target that is open, with the file that it takes."""
+    """A target that is open, with the file that it takes, and the plan of a program."""
 
     target: TargetSection
     session: Session
     name: str
     model: bytes
+    plan: Plan
 
 
 def _open(opened: ExitStack, project: Project, target: TargetSection, stack: str) -> _Ready:
     """Args: `stack`: fingerprint of what the search's prices are of."""
     session = opened.enter_context(open_session(target.url, target.precision))
-    name = model_file(session.model_format, target.precision)
+    name, plan = model_file(session.model_format, target.precision), DIRECT
+    if target.name in (planned := programs(project)):
+        name, plan = planned[target.name].name, planned[target.name].plan
     path = project.model_folder / name
     if not path.is_file():
         missing = "its packages are missing here" if name.endswith(".onnx") else "it is of another target"
@@ -239,7 +245,7 @@ def _open(opened: ExitStack, project: Project, target: TargetSection, stack: str
             "the search's prices are of another firmware, board or timing than this target's",
             remedy="run `boardfit profile`, then `boardfit search`",
         )
-    return _Ready(target, session, name, path.read_bytes())
+    return _Ready(target, session, name, path.read_bytes(), plan)
 
 
 def _beside(project: Project, inputs: NDArray[Any]) -> dict[str, bytes]:
@@ -315,7 +321,7 @@ def _check_outputs(
     project: Project, session: Session, model: bytes, name: str
 ) -> tuple[dict[str, Any], NDArray[Any]]:
     """Run the test split on the target, and compare with the reference and with the labels; and the inputs."""
-    integer = name in (INT8_TFLITE, *PROGRAMS.values())
+    integer = name == INT8_TFLITE or session.device is not None
     graph = _read(project, INT8_TFLITE if integer else FLOAT_TFLITE)
     data = project.data
     x, y = data.x["test"], data.y["test"]
@@ -396,15 +402,16 @@ def _measured(session: Session, found: Measurement) -> dict[str, Measurement]:
     return {found.metric: found, **({} if time is None else {time.metric: time})}
 
 
-def _bytes(session: Session, graph: Graph, tflite: str, found: Measurement) -> dict[str, Measurement]:
+def _bytes(ready: _Ready, graph: Graph, tflite: str, found: Measurement) -> dict[str, Measurement]:
     """Flash, RAM, parameters and MACs. On a machine with files, of the network's .tflite file, also where another
     runtime's file is deployed (docs/cli.md). On a board, what the part holds, as the device itself counts it.
 
     Raises:
         VerificationError: a board counts otherwise than was computed.
     """
+    session = ready.session
     footprint = footprint_of(session.model_format, graph.operators, session.device)
-    computed = footprint.of_graph(graph)
+    computed = footprint.of_graph(graph, ready.plan)
     counts = {**computed, "params": graph.params, "macs": graph.macs}
     rows = {
         metric: Measurement(metric, float(value), Evidence.COMPUTED, details={"file": tflite})
@@ -422,8 +429,10 @@ def _bytes(session: Session, graph: Graph, tflite: str, found: Measurement) -> d
     return rows
 
 
-def _remember(project: Project, session: Session, text: str, graph: Graph, found: Measurement) -> float:
+def _remember(
+    project: Project, session: Session, text: str, operators: tuple[Operator, ...], found: Measurement
+) -> float:
     """Keep the whole network's measurement, from which the next calibration learns; gives its `slowdown`."""
     with Lut.open(project.lut_path) as lut:
-        lut.put_network(session.stack, Network(text, graph.operators), found)
+        lut.put_network(session.stack, Network(text, operators), found)
         return slowdown(found, steady_table(lut, session.stack, session_metric(session)).best_anchor_us)
