@@ -126,9 +126,10 @@ def profile_networks(
         networks: name -> graph. Name and operators are the network's identity in the LUT.
         files: name -> model file in the session's format, for networks that have one already (int8 ONNX files
             cannot be written from an int8 graph). The others are written from their graphs.
-        plans: name -> algorithms of its program, where the format is one of programs; direct by default.
+        plans: name -> algorithms of its program, direct by default; of no meaning in other formats.
     """
-    write, given, planned = graph_writer(session.model_format), files or {}, plans or {}
+    write, given = graph_writer(session.model_format), files or {}
+    planned = plans or {} if session.model_format in ISA else {}
 
     def task(name: str, graph: Graph) -> _Task:
         if name in planned:

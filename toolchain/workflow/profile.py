@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from profilers.calibrate import Calibration, calibrate, keep_constant
+from profilers.footprint import footprint_of, with_algorithms
 from profilers.lut import Failure, Lut, Network, Subject
 from profilers.predicted import (
     Filled,
@@ -23,6 +25,7 @@ from profilers.single import CONSTANT_NETWORKS, constant_models
 from profilers.steady import SteadyTable, steady_table
 from targets.session import Session, model_format
 from toolchain.errors import DeviceError, LutError
+from toolchain.export.native.plan import Plan
 from toolchain.graph import Graph
 from toolchain.graph.chain import Chain
 from toolchain.graph.operator import DType, Operator
@@ -53,7 +56,8 @@ class TargetProfile:
         calibration: the correction of sums and its error on held-out networks; None without networks.
         failures: (signature, reason) of operators that the target could not measure.
         slow: rows of this space that were measured while the machine was slow; they are used corrected.
-        space: distinct operators of the space. predicted: those without a row, which will be predicted.
+        space: distinct operators of the space, on a board once for each algorithm.
+        predicted: those without a row, which will be predicted.
         kinds: of those, how far each kind's predictions are off.
         note: what every figure must be read with, e.g. that no hardware was used; may be empty.
     """
@@ -175,10 +179,12 @@ def _profile(
     """One target, with a connection to the table of its own (SQLite's belong to a thread)."""
     with Lut.open(project.lut_path) as lut, open_session(target.url, target.precision) as session:
         stack, metric = session.stack, session_metric(session)
-        space = wanted.chain.operators
+        space = with_algorithms(session.model_format, wanted.chain.operators)
         operators = _operators(lut, session, space, how, progress)
         graphs = {**(constant_models() if session.device is not None else {}), **wanted.graphs}
-        networks = _networks(lut, session, graphs, wanted.files, how, progress) if graphs else None
+        files = wanted.files if session.model_format == "onnx" else {}
+        plans = _plans(lut, session, graphs)
+        networks = _networks(lut, session, graphs, files, plans, how, progress) if graphs else None
         table = steady_table(lut, stack, metric)
         filled = _filled(lut, stack, metric, table, space)
         calibration = None
@@ -242,8 +248,9 @@ def _filled(lut: Lut, stack: Stack, metric: str, table: SteadyTable, space: Sequ
     Operators that cannot be predicted are left out: the search says what is missing, if it needs them.
     """
     measured, refused = measured_operators(table), failed_operators(lut, stack, metric)
+    usual = [op for op in space if op.algorithm == "direct" and op not in refused]
     try:
-        filled = fill(measured, refused, [op for op in space if op not in refused])
+        filled = fill(measured, refused, usual, [op for op in space if op.algorithm != "direct"])
     except LutError:
         return fill(measured, refused, [op for op in space if op in measured])
     if filled.predicted:
@@ -257,11 +264,26 @@ def _slow(lut: Lut, session: Session) -> list[Operator]:
     return [subject for subject in found if isinstance(subject, Operator)]
 
 
+def _plans(lut: Lut, session: Session, graphs: Mapping[str, Graph]) -> dict[str, Plan]:
+    """The fastest plans that the part has room for: networks are measured as they would be deployed."""
+    values = measured_operators(steady_table(lut, session.stack, session_metric(session)))
+
+    def cost(op: Operator) -> float:
+        return values.get(op, math.inf)
+
+    found = {}
+    for name, graph in graphs.items():
+        footprint = footprint_of(session.model_format, graph.operators, session.device)
+        found[name] = footprint.plan(graph, footprint.limits, cost)
+    return found
+
+
 def _networks(
     lut: Lut,
     session: Session,
     graphs: Mapping[str, Graph],
     files: Mapping[str, bytes],
+    plans: Mapping[str, Plan],
     how: _How,
     progress: Progress,
 ) -> ProfileReport:
@@ -269,7 +291,8 @@ def _networks(
         lut,
         session,
         graphs,
-        files=files if session.model_format == "onnx" else {},
+        files=files,
+        plans=plans,
         retry_failures=how.retry,
         retry_unstable=how.retry,
         progress=lambda done, total: progress("calibrate", done, total, "whole networks"),
