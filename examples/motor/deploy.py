@@ -141,7 +141,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="The motor example's winners on virtual parts.")
     parser.add_argument("data", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--normalize", choices=("minmax", "standard"), default="minmax")
+    parser.add_argument("--normalize", choices=("standard", "minmax"), default="standard")
     parser.add_argument("--method", choices=("ConNAS", "exact"), default="ConNAS")
     options = parser.parse_args()
     data = load(options.data, options.normalize)

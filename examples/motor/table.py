@@ -1,8 +1,9 @@
 """The paper's Table 3 beside ours: hand-crafted models, ConNAS under c1 to c4, and exact selection as a second opinion.
 
-    python table.py motor.npz results                       # the reduced schedule, for a CPU
+    python simulator.py motor-full.npz --size full
+    python table.py motor-full.npz results                  # the reduced schedule, for a CPU
     python table.py motor-full.npz results --schedule full  # the paper's (appendix D.2); wants a GPU
-    python table.py motor.npz results --items Conv1D-Reg,ConNAS+c4
+    python table.py motor-full.npz results --items Conv1D-Reg,ConNAS+c4
 
 Every item is kept in the results folder as it is done, so a second call goes on. Constraints are the paper's, in its
 own accounting (`paper_tables`: float32, batch norm not folded); the int8 figures are of the file that is deployed.
@@ -15,7 +16,7 @@ import json
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,9 @@ from toolchain.quantize import quantize
 from toolchain.search.connas import ConnasConfig, connas_search
 from toolchain.search.estimators.contributions import choice_contributions
 from toolchain.search.estimators.paths import sample_paths
-from toolchain.search.evaluators import train_supernet
 from toolchain.search.exact.model import from_chain
 from toolchain.search.exact.solver import solve
+from toolchain.search.protocols import SearchResult
 from toolchain.spaces import Architecture, ConNAS1d
 from toolchain.spaces.connas1d import CHANNELS, hand_crafted, paper_chain, paper_tables
 from toolchain.supernet import Supernet
@@ -71,7 +72,10 @@ class Schedule:
 
     Attributes:
         channels: of the searched space; the paper's has all seven.
-        search: settings of ConNAS; supernet_epochs: of the supernet for exact selection.
+        search: settings of ConNAS.
+        warmup: of the supernet that exact selection uses.
+        afresh: ConNAS starts from random weights for each constraint, as in the paper; else from that supernet, so that
+            one training serves all.
         epochs, batch_size, learning_rate, final_learning_rate: of every final training.
         folds: of five, how many are trained.
         hand_crafted: which of the six models.
@@ -80,7 +84,8 @@ class Schedule:
 
     channels: tuple[int, ...]
     search: ConnasConfig
-    supernet_epochs: int
+    warmup: ConnasConfig
+    afresh: bool
     epochs: int
     batch_size: int
     learning_rate: float
@@ -92,11 +97,14 @@ class Schedule:
 
 SCHEDULES = {
     "reduced": Schedule(
-        channels=(8, 16, 32, 64),
-        search=ConnasConfig.quick(epochs=8),
-        supernet_epochs=12,
-        epochs=30,
-        batch_size=32,
+        channels=(8, 16, 32, 64, 128),
+        search=replace(
+            ConnasConfig.quick(epochs=8), epoch_steps=40, learning_rate=0.02, final_learning_rate=0.002
+        ),
+        warmup=replace(ConnasConfig.quick(epochs=10), warmup_epochs=9, epoch_steps=80, path_steps=2),
+        afresh=False,
+        epochs=20,
+        batch_size=64,
         learning_rate=0.05,
         final_learning_rate=0.0,
         folds=1,
@@ -106,7 +114,8 @@ SCHEDULES = {
     "full": Schedule(
         channels=CHANNELS,
         search=ConnasConfig(),
-        supernet_epochs=150,
+        warmup=ConnasConfig(warmup_epochs=149, path_steps=1),
+        afresh=True,
         epochs=250,
         batch_size=16,
         learning_rate=0.0025,
@@ -118,9 +127,9 @@ SCHEDULES = {
 }
 
 
-def load(path: Path, normalize: str = "minmax") -> Arrays:
-    """The arrays of `simulator.py`, normalised per channel by the training split: "minmax" to 0..1 as in the paper, or
-    "standard" to mean 0 and deviation 1."""
+def load(path: Path, normalize: str = "standard") -> Arrays:
+    """The arrays of `simulator.py`, normalised per channel by the training split: "standard" to mean 0 and deviation 1,
+    or "minmax" to 0..1 as in the paper."""
     with np.load(path) as file:
         arrays = dict(file)
     train = arrays["x_train"]
@@ -152,27 +161,54 @@ def budgets_of(constraint: str) -> list[Budget]:
     return [Budget("flash_bytes", weights), Budget("ram_bytes", peak)]
 
 
+def supernet_of(schedule: Schedule, data: Arrays, device: str, seed: int, folder: Path) -> Supernet:
+    """The supernet after its warm-up; kept in the results folder, so it is trained once.
+
+    The warm-up is ConNAS without budgets and, but for the last epoch, without alpha steps: mixtures that sharpen as the
+    temperature falls, and single paths beside them. Single paths alone do not start here: after 300 steps their loss is
+    still that of guessing, as in a random path nothing has learned yet what would make any block useful.
+    """
+    space = ConNAS1d(channels=schedule.channels)
+    torch.manual_seed(seed)
+    supernet = Supernet(space).to(device)
+    _connas(supernet, [], schedule.warmup, data, "warm-up", folder / "supernet.safetensors")
+    return supernet
+
+
 def search(
-    constraint: str, schedule: Schedule, data: Arrays, device: str, seed: int, checkpoint: Path
+    constraint: str, schedule: Schedule, data: Arrays, device: str, seed: int, folder: Path
 ) -> Architecture:
     """ConNAS under one constraint, as an architecture of the searched space."""
     space = ConNAS1d(channels=schedule.channels)
     torch.manual_seed(seed)
-    result = connas_search(
-        Supernet(space).to(device),
+    fresh = Supernet(space).to(device)
+    supernet = fresh if schedule.afresh else supernet_of(schedule, data, device, seed, folder)
+    file = folder / f"ConNAS+{constraint}.safetensors"
+    result = _connas(supernet, budgets_of(constraint), schedule.search, data, constraint, file)
+    print(f"  {constraint}: {space.encode(result.architecture)}, {100 * result.score:.2f} % with inherited weights"
+          f"{', repaired' if result.repaired else ''}", flush=True)  # fmt: skip
+    return result.architecture
+
+
+def _connas(
+    supernet: Supernet, budgets: list[Budget], config: ConnasConfig, data: Arrays, name: str, file: Path
+) -> SearchResult:
+    space = supernet.space
+    assert isinstance(space, ConNAS1d)
+    return connas_search(
+        supernet,
         CostTable.of(paper_chain(space), METRICS),
-        budgets_of(constraint),
+        budgets,
         x=data["x_train"],
         y=data["y_train"],
         x_val=data["x_val"],
         y_val=data["y_val"],
         checker=lambda a: _exact(space, a),
-        config=schedule.search,
-        progress=lambda done, total, note: print(f"  {constraint} epoch {done}/{total}: {note}", flush=True),
-        checkpoint=checkpoint,
+        config=config,
+        progress=lambda done, total, note: print(f"  {name} epoch {done}/{total}: {note}", flush=True),
+        checkpoint=file,
         resume=True,
     )
-    return result.architecture
 
 
 def _exact(space: ConNAS1d, architecture: Architecture) -> dict[str, float]:
@@ -181,16 +217,10 @@ def _exact(space: ConNAS1d, architecture: Architecture) -> dict[str, float]:
     return {"flash_bytes": 4.0 * count, "ram_bytes": float(paper_tables(space, architecture).peak_bytes)}
 
 
-def select(schedule: Schedule, data: Arrays, device: str, seed: int) -> dict[str, Architecture]:
+def select(schedule: Schedule, data: Arrays, device: str, seed: int, folder: Path) -> dict[str, Architecture]:
     """BINAS's way: one supernet, measured contributions, then the exact optimum under each constraint."""
     space = ConNAS1d(channels=schedule.channels)
-    torch.manual_seed(seed)
-    supernet = Supernet(space).to(device)
-    train_supernet(
-        supernet, data["x_train"], data["y_train"], sample=space.sample, epochs=schedule.supernet_epochs,
-        batch_size=64, seed=seed,
-        progress=lambda done, total, note: print(f"  supernet epoch {done}/{total}: {note}", flush=True),
-    )  # fmt: skip
+    supernet = supernet_of(schedule, data, device, seed, folder)
     paths = sample_paths(
         supernet, data["x_val"], data["y_val"], samplers=[space.sample], samples=schedule.samples,
         companions=data["x_train"], seed=seed,
@@ -271,11 +301,11 @@ def run(items: Sequence[str], schedule: Schedule, data: Arrays, folder: Path, de
         started = time.monotonic()
         method, _, constraint = item.partition("+")
         if method == "ConNAS":
-            found = search(constraint, schedule, data, device, seed, folder / f"{item}.safetensors")
+            found = search(constraint, schedule, data, device, seed, folder)
         elif method == "exact":
             kept = folder / "exact.json"
             if not kept.exists():
-                chosen = select(schedule, data, device, seed)
+                chosen = select(schedule, data, device, seed, folder)
                 write_json(kept, {name: searched.encode(a) for name, a in chosen.items()})
             found = searched.decode(json.loads(kept.read_text())[constraint])
         else:
@@ -346,7 +376,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--schedule", choices=SCHEDULES, default="reduced")
-    parser.add_argument("--normalize", choices=("minmax", "standard"), default="minmax")
+    parser.add_argument("--normalize", choices=("standard", "minmax"), default="standard")
     parser.add_argument("--items", help="comma-separated; default: all")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1)
@@ -354,9 +384,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     schedule = SCHEDULES[options.schedule]
-    every = [f"{m}+{c}" for m in ("ConNAS", "exact") for c in ("c4", "c3", "c2", "c1")] + list(
-        schedule.hand_crafted
-    )
+    every = [*(f"{m}+{c}" for m in ("ConNAS", "exact") for c in CONSTRAINTS), *schedule.hand_crafted]
     items = options.items.split(",") if options.items else every
     options.folder.mkdir(parents=True, exist_ok=True)
     run(items, schedule, load(options.data, options.normalize), options.folder, options.device, options.seed)

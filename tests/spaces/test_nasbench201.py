@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from benchmarks.nas_bench_201_supernet import crop_and_flip
 from toolchain.errors import ConfigurationError
 from toolchain.search.connas import ConnasConfig, connas_search
 from toolchain.search.connas_table import TableCost
@@ -147,6 +150,42 @@ def test_a_search_on_the_real_supernet_keeps_the_budget_and_learns() -> None:
     assert budget.keeps(float(SMALL.params([result.architecture])[0]))
     assert result.score > 0.6  # inherited weights; a guess gives 0.33
     assert result.history[-1].values["loss/train"] < 0.7 * result.history[0].values["loss/train"]
+
+
+def test_the_papers_recipe_is_appendix_d1_and_takes_its_images() -> None:
+    """The settings as printed, and one weight and alpha step of the real size on crops of 32x32 images."""
+    config = ConnasConfig.nats_bench()
+    assert (config.epochs, config.batch_size, config.anneal_epochs) == (150, 64, 100)
+    assert (config.learning_rate, config.final_learning_rate, config.weight_decay) == (0.0025, 0.001, 5e-4)
+    assert (config.alpha_learning_rate, config.alpha_weight_decay) == (1e-3, 1e-3)
+    assert config.alpha_betas == (0.5, 0.999)
+    assert (config.temperature, config.final_temperature, config.rescale) == (10, 0.1, 1.2)
+    assert (config.alpha_optimizer, config.turn, config.path_steps, config.relaxation) == (
+        "adam", "gradient", 0, "gumbel",
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(8, 3, 32, 32)).astype(np.float32), rng.integers(0, 10, 8)
+    cost = TableCost({"params": NasBench201().params(all_cells()).reshape((5,) * 6)})
+    torch.manual_seed(0)
+    result = connas_search(
+        NasBench201Supernet(NasBench201()), cost, [Budget("params", 127_514)], x=x, y=y, x_val=x, y_val=y,
+        config=replace(config, epochs=2, epoch_steps=1, batch_size=4), augment=crop_and_flip,
+    )  # fmt: skip
+    assert len(result.history) == 2
+    assert result.predicted["params"] <= 127_514
+
+
+def test_crops_move_and_mirror_but_keep_what_they_show() -> None:
+    """An image with one bright pixel in the middle: it moves by up to 4, and nothing else appears."""
+    batch = torch.zeros(64, 1, 32, 32)
+    batch[:, 0, 16, 16] = 1
+    seen = crop_and_flip(batch, torch.Generator().manual_seed(0)).nonzero()
+    assert len(seen) == 64
+    rows, columns = seen[:, 2], seen[:, 3]
+    assert (rows - 16).abs().max() == 4
+    assert columns.min() >= 11
+    assert columns.max() <= 20
+    assert len(columns.unique()) > 8
 
 
 def test_wrong_arguments_are_refused() -> None:

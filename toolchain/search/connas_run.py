@@ -59,6 +59,7 @@ class Run:
     ) -> None:
         self.supernet, self.alphas, self.optimizer, self.config = supernet, alphas, optimizer, config
         self.epoch = 0
+        self.loss = math.nan  # of the latest step on the mixture
         self.recorded: list[Recorded] = []
         self.rows: list[tuple[int, dict[str, float]]] = []
 
@@ -95,7 +96,7 @@ class Run:
                 mixture = [p.detach() for p in probabilities()]
                 batch = inputs[index] if augment is None else augment(inputs[index], generator)
                 loss = functional.cross_entropy(self.supernet.forward_relaxed(batch, mixture), labels[index])
-                train_loss = finite(loss, epoch, step, rate)
+                self.loss = finite(loss, epoch, step, rate)
                 self._weight_step(loss)
                 for _ in range(config.path_steps):
                     logits = self.supernet.forward_architecture(batch, self.alphas.sample(generator))
@@ -112,7 +113,7 @@ class Run:
                 logits = self.supernet.forward_relaxed(inputs_val[held_out], drawn)
                 loss = functional.cross_entropy(logits, labels_val[held_out])
                 values = {
-                    "loss/train": train_loss,
+                    "loss/train": self.loss,
                     "loss/validation": finite(loss, epoch, step, rate),
                     "accuracy/validation": float((logits.argmax(1) == labels_val[held_out]).float().mean()),
                     "temperature": temperature,
@@ -140,7 +141,7 @@ class Run:
     def line(self, architecture: Architecture) -> str:
         """One line for people about the epoch that has ended."""
         if not self.rows:
-            return "warm-up"
+            return f"warm-up, training loss {self.loss:.4f}"
         prices = self.alphas.cost.price(np.array([architecture]))
         kept = "within budgets" if self.alphas.limits.keeps(prices)[0] else "over budget"
         return f"validation loss {self.rows[-1][1]['loss/validation']:.4f}, {kept}"
