@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TORCH_ARGS ?=
 READY := $(VENV)/.ready
 
-.PHONY: help setup debian demo test test-slow check bench bench-binas bench-connas bench-kernels bench-board bench-linux motor-quick format clean test-arm64
+.PHONY: help setup debian demo docs test test-slow check bench bench-binas bench-connas bench-kernels bench-board bench-linux motor-quick report-picture format clean test-arm64
 help:
 	@echo "make demo       the whole loop on a virtual board: profile, search, train, export, deploy, compare (minutes)"
 	@echo "make motor-quick  condition monitoring of motors: simulated data, search, a virtual STM32G0 (under ten minutes)"
@@ -17,6 +17,8 @@ help:
 	@echo "make bench-binas  exact selection and accuracy estimators against their peers"
 	@echo "make bench-connas  gradient search on NATS-Bench beside loss-based methods (BOARDFIT_DATA: folder of its tables)"
 	@echo "make bench-kernels  cycles per MAC of the firmware's kernels    make bench-board  tables and predictions on a virtual board"
+	@echo "make report-picture  the demo's report as docs/pictures/report.png (needs Chromium)"
+	@echo "make docs       the manual as a site, in site/"
 	@echo "make debian     optional: ARM GCC, QEMU and flashing tools from Debian (as root); pip alone is enough without them"
 
 setup: $(READY)
@@ -26,7 +28,7 @@ $(READY): pyproject.toml constraints.txt tools/install.py
 
 # A second compiler, a second emulator and the tools that real boards need. Nothing depends on it: what is missing is
 # skipped by the tests, with the reason.
-DEBIAN := gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm stm32flash openocd stlink-tools openssh-server
+DEBIAN := gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm stm32flash openocd stlink-tools openssh-server chromium
 debian:
 	@if ! command -v apt-get >/dev/null; then echo "skipped: no apt-get here ($(DEBIAN))"; \
 	elif [ "$$(id -u)" != 0 ]; then echo "skipped: needs root (sudo make debian): $(DEBIAN)"; \
@@ -47,6 +49,10 @@ demo: $(READY)
 	@test -f demo/boardfit.toml || cp examples/digits/boardfit.toml demo/
 	$(BIN)/boardfit run --project demo
 	@echo "The project lies in demo/: change a budget in demo/boardfit.toml and run 'make demo' again."
+
+# The report's picture in the manual, from the demo's project.
+report-picture: demo
+	$(BIN)/python tools/report_picture.py demo/results/report.html docs/pictures/report.png
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 -m "not slow and not hardware"
@@ -73,6 +79,15 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The manual's tool is installed at its first use: nothing else needs it.
+$(VENV)/.docs: pyproject.toml constraints.txt | $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	@touch $@
+
+docs: $(VENV)/.docs
+	$(BIN)/python -m mkdocs build --quiet --strict
+	@echo "The manual: site/index.html"
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
@@ -102,4 +117,4 @@ bench-board: $(READY)
 	$(BIN)/python benchmarks/bench_board.py
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo site

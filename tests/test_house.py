@@ -112,6 +112,7 @@ def test_a_wheel_has_all_that_is_needed(tmp_path: Path) -> None:
     expected = {str(path.relative_to(ROOT)) for path in SOURCES}
     expected |= {f"{package}/py.typed" for package in PACKAGES}
     expected |= {"toolchain/cli/templates/boardfit.toml", "toolchain/search/exact/core.c"}
+    expected |= {f"toolchain/report/{name}" for name in ("page.css", "page.js", "report.schema.json")}
     data = [*(ROOT / "targets" / "boards").glob("*.toml"), *(ROOT / "targets" / "mcu").rglob("*.c")]
     data += [file for kind in ("c", "h", "S", "cc", "ld") for file in (ROOT / "firmware").rglob(f"*.{kind}")]
     expected |= {str(path.relative_to(ROOT)) for path in data} | {
@@ -159,7 +160,7 @@ def test_all_brings_every_extra_of_users() -> None:
     extras = PROJECT["optional-dependencies"]
     (everything,) = extras["all"]
     named = set(re.findall(r"[a-z]+", everything.partition("[")[2]))
-    assert named == set(extras) - {"all", "dev"}
+    assert named == set(extras) - {"all", "dev", "docs"}
 
 
 def test_every_dependency_is_pinned() -> None:

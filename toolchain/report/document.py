@@ -202,6 +202,7 @@ class Table:
     Attributes:
         mape: mean error of predictions on held-out networks, per cent. method: how that was found.
         networks: behind it. predicted_error: of operators without a row, per cent, cross-validated.
+        formula: how a sum becomes a network's cost, in words; empty where nothing is corrected.
         history: (time, text) of each calibration, the oldest first.
     """
 
@@ -214,6 +215,7 @@ class Table:
     spearman: float | None
     predicted_error: float | None
     samples: tuple[Sample, ...]
+    formula: str
     history: tuple[tuple[str, str], ...]
     first_row: str = ""
     last_row: str = ""
@@ -235,7 +237,8 @@ class Target:
 
     Attributes:
         note: what every figure must be read with, e.g. that no hardware was used.
-        metric: what the target measures; `steps` and `overhead` (what a network costs beside its operators) have it.
+        metric: what the target measures; `steps` and `overhead` (what a run costs beside its operators, where that was
+            measured) have it.
         details: what the device reported beside its figures.
     """
 

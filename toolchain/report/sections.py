@@ -116,7 +116,7 @@ def operators(target: Target) -> Html:
             [". Beside its operators a network costs ", number(target.overhead),
              ", which each operator alone also pays; sums are corrected by it."]
             if target.overhead is not None
-            else ["."]
+            else [". Whole networks cost otherwise: sums are corrected, see the lookup table."]
         ),
     )  # fmt: skip
     columns = (
@@ -225,7 +225,7 @@ def lut(target: Target, name: str) -> Html:
                 "p",
                 f"Sums of operators were set beside {found.networks} whole networks ({found.method}): mean error ",
                 error,
-                f"{rank}.",
+                f"{rank}. A network costs {found.formula}." if found.formula else f"{rank}.",
             )
         )
     columns = ("kind", "in the space|", "measured|", "predicted|", "failed|", "unstable|")

@@ -138,13 +138,22 @@ def _steps(graph: Graph, table: SteadyTable, stack: str, fields: Mapping[str, st
 
 
 def _overhead(calibration: Calibration | None, stack: str) -> Number | None:
-    """What a network costs beside its operators."""
-    if calibration is None:
+    """What a run costs beside its operators, where that was measured."""
+    if calibration is None or calibration.method != "measured constant":
         return None
-    measured = calibration.method == "measured constant"
-    evidence = calibration.evidence.value if measured else "predicted"
-    source = "" if measured else calibration.evidence.value
-    return Number(calibration.intercept, unit_of(calibration.metric), evidence, source, stack)
+    return Number(calibration.intercept, unit_of(calibration.metric), calibration.evidence.value, "", stack)
+
+
+def _formula(calibration: Calibration | None) -> str:
+    if calibration is None:
+        return ""
+    if calibration.method == "measured constant":
+        return f"the sum of the operators' own + {calibration.intercept:,.0f} for the runtime"
+    sign = "-" if calibration.per_operator < 0 else "+"
+    return (
+        f"{calibration.intercept:.3g} + {calibration.scale:.3g} x sum {sign} {abs(calibration.per_operator):.3g} x "
+        f"operators, fitted to {calibration.n_fit} networks"
+    )
 
 
 def _memory(
@@ -239,6 +248,7 @@ def _table(
         finite(held.spearman) if held else None,
         off,
         () if calibration is None else _samples(steady, calibration, stack.fingerprint),
+        _formula(calibration),
         tuple((row.created_at, row.text) for row in lut.calibration_history(stack, metric)),
         times[0] if times else "",
         times[-1] if times else "",
