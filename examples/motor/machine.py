@@ -2,22 +2,21 @@
 
 Multiple coupled circuits in space-harmonic form: a sinusoidal stator winding of p pole pairs, a cage whose bars carry
 the field harmonics p - 1, p and p + 1, and an air gap whose permeance is not even round the circumference. Inductances
-come from the modified winding function (Al-Nuaim and Toliyat, IEEE Trans. Energy Conversion 13(2), 1998), which for
-these windings leaves sums over harmonics; torque is the derivative of the co-energy, so power balances exactly.
+come from the modified winding function (as in Nandi, Bharadwaj and Toliyat, IEEE Trans. Energy Conversion 17(3), 2002),
+which for these windings leaves sums over harmonics; torque is the derivative of the co-energy, so power balances.
 
 Permeance over the gap 1 - e cos(x): with q = sqrt(1 - e^2) its mean is 1/q and its first harmonic 2 e / (q (1 + q))
 (Fourier series of 1 / (1 - e cos x)); higher ones are left out. The eccentricity is the vector sum of a static part,
 fixed in the stator, and a dynamic one that turns with the rotor, so it depends on the rotor's angle where both are
 there.
 
-What that shows in the stator current, as it is known of real machines (Nandi and Toliyat, IEEE Trans. Energy Conversion
-17(3), 2002; Nandi, Ahmed and Toliyat, 16(3), 2001):
+What that shows in the stator current, as it is known of real machines (there; Nandi, Ahmed, Toliyat, 16(3), 2001):
 - mixed eccentricity: side bands at f +- k fr round the supply frequency;
 - each kind alone: a principal slot harmonic at ((R + nd)(1 - s)/p + 1) f, nd = 0 static, nd = 1 dynamic. Whether a
   machine shows it depends on its numbers of bars and poles: of R = 43 bars and p = 2 the field of order R + p + 1 = 46
   is one that a three-phase winding links (23 p, negative sequence). `slot_h` is that linkage.
 
-The base machine is the 3 hp one of Krause, Wasynczuk and Sudhoff, "Analysis of Electric Machinery", table 4.10-1.
+The base machine is the 3 hp one of Krause, Wasynczuk and Sudhoff, "Analysis of Electric Machinery".
 Left out: saturation, skin effect, iron losses, the rotor's own whirling under the magnetic pull.
 """
 
