@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,7 +19,7 @@ from toolchain.errors import ConfigurationError, InfeasibleError, UsageError
 from toolchain.units import Budget, QuantileBudget, parse_limit
 
 if TYPE_CHECKING:
-    from toolchain.workflow.project import Project
+    from toolchain.workflow.project import Progress, Project
 
 app = typer.Typer(
     name="boardfit",
@@ -55,6 +55,9 @@ TargetUrl = Annotated[
     ),
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Refuse prices that rest on predicted operators.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only say what would be done, why, and how long it would take.")
+]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait while another process measures on the same device.")]
 
 
@@ -112,6 +115,7 @@ def profile(
     ] = "",
     retry: Annotated[bool, typer.Option("--retry", help="Measure failed and unstable rows again.")] = False,
     wait: Wait = False,
+    dry: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Measure the operators of the space on the targets into the lookup table. Goes on where it stopped."""
@@ -125,7 +129,10 @@ def profile(
         except ConfigurationError as error:
             raise UsageError(f"--share {error.message}", remedy=error.remedy) from error
     opened = open_project(project, target)
-    with ProgressDisplay() as progress:
+    if dry:
+        _dry("profile", opened, as_json, retry=retry, share=share)
+        return
+    with _progress(opened) as progress:
         outcome = run_profile(opened, progress=progress, retry=retry, wait=wait, share=share)
     show.profile(outcome, as_json)
 
@@ -140,6 +147,7 @@ def search(
     ] = "",
     strict: Strict = False,
     force: Force = False,
+    dry: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Find a network that keeps all budgets, by the costs in the table. Exit 4 when there is none."""
@@ -148,7 +156,10 @@ def search(
 
     opened = open_project(project, target)
     limits = _budgets(budget)
-    with _explained(opened, as_json), ProgressDisplay() as progress:
+    if dry:
+        _dry("search", opened, as_json, budgets=limits, method=method, force=force, strict=strict)
+        return
+    with _explained(opened, as_json), _progress(opened, method) as progress:
         outcome = run_search(
             opened, progress=progress, budgets=limits, method=method or None, force=force, strict=strict
         )
@@ -165,6 +176,7 @@ def export(
     ] = None,
     strict: Strict = False,
     force: Force = False,
+    dry: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Train the network that the search found, quantise it, write its files, verify them."""
@@ -173,7 +185,10 @@ def export(
     from toolchain.workflow.project import open_project
 
     opened = open_project(project, target)
-    with ProgressDisplay() as progress:
+    if dry:
+        _dry("export", opened, as_json, force=force)
+        return
+    with _progress(opened) as progress:
         outcome = run_export(opened, progress=progress, force=force, strict=strict)
     written = None
     if c_folder is not None:
@@ -196,6 +211,7 @@ def deploy(
     ] = "",
     undo: Annotated[bool, typer.Option("--undo", help="Put back what stood there before instead.")] = False,
     wait: Wait = False,
+    dry: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Put the model on the targets, check its outputs there, measure it, set predicted beside measured."""
@@ -205,10 +221,15 @@ def deploy(
     from toolchain.workflow.project import open_project
 
     opened = open_project(project, target)
+    if dry:
+        if undo:
+            raise UsageError("--dry-run says nothing about --undo", remedy="leave out one of them")
+        _dry("deploy", opened, as_json)
+        return
     if undo:
         show.undo(run_undo(opened, place=place or None), as_json)
         return
-    with ProgressDisplay() as progress:
+    with _progress(opened) as progress:
         outcome = run_deploy(opened, place=place or None, progress=progress, wait=wait)
     show.deploy(outcome, as_json)
     raise_for_budgets(outcome.rows)
@@ -222,6 +243,7 @@ def run(
     strict: Strict = False,
     force: Force = False,
     wait: Wait = False,
+    dry: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """The whole loop: profile, search, export, deploy. Exit 1 when a budget is broken on the target."""
@@ -230,10 +252,12 @@ def run(
     from toolchain.workflow.run import run as run_all
 
     opened = open_project(project, target)
-    with _explained(opened, as_json), ProgressDisplay() as progress:
-        outcome = run_all(
-            opened, progress=progress, budgets=_budgets(budget), force=force, wait=wait, strict=strict
-        )
+    limits = _budgets(budget)
+    if dry:
+        _dry("run", opened, as_json, budgets=limits, force=force, strict=strict)
+        return
+    with _explained(opened, as_json), _progress(opened) as progress:
+        outcome = run_all(opened, progress=progress, budgets=limits, force=force, wait=wait, strict=strict)
     show.run(outcome, as_json)
     outcome.export.verification.raise_for_breach()
     raise_for_budgets(outcome.deploy.rows)
@@ -311,6 +335,22 @@ def _budgets(texts: list[str] | None) -> tuple[Budget | QuantileBudget, ...]:
         except ConfigurationError as error:
             raise UsageError(f"--budget {text!r}: {error.message}", remedy=error.remedy) from error
     return tuple(found)
+
+
+@contextmanager
+def _progress(project: Project, method: str = "") -> Iterator[Progress]:
+    """Bars; and how long each part takes is kept in the project, for the next `--dry-run`."""
+    from toolchain.workflow.pace import timed
+
+    with ProgressDisplay() as display, timed(project, display, method) as progress:
+        yield progress
+
+
+def _dry(command: str, project: Project, as_json: bool, **options: Any) -> None:
+    """What a command would do with these options."""
+    from toolchain.workflow.dry_run import COMMANDS, Asked
+
+    show.dry_run(command, COMMANDS[command](project, Asked(**options)), as_json)
 
 
 @contextmanager

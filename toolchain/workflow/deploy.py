@@ -137,12 +137,7 @@ def deploy(
             other bytes of flash or RAM than were predicted.
         DeviceError: a target cannot be opened, is busy, or could not measure the network.
     """
-    found, exported = project.found(), _exported(project)
-    if found["architecture"] != exported["architecture"]:
-        raise ConfigurationError(
-            f"the search found {found['text']!r}, but {exported['text']!r} was exported",
-            remedy="run `boardfit export`",
-        )
+    found, exported = check_exported(project)
     targets = project.config.target
     stacks = {one["name"]: one["stack"] for one in found["targets"]}
     deployed, measured = [], dict[str, Measurement]()
@@ -289,6 +284,21 @@ def model_file(form: ModelFormat, precision: str) -> str:
             remedy='set target.precision = "float32", or use cpu:litert',
         )
     return name
+
+
+def check_exported(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The records of search and export, when they belong together and to today's project.
+
+    Raises:
+        ConfigurationError: they do not.
+    """
+    found, exported = project.found(), _exported(project)
+    if found["architecture"] != exported["architecture"]:
+        raise ConfigurationError(
+            f"the search found {found['text']!r}, but {exported['text']!r} was exported",
+            remedy="run `boardfit export`",
+        )
+    return found, exported
 
 
 def _exported(project: Project) -> dict[str, Any]:

@@ -4,7 +4,7 @@ The workflow takes seconds to import (torch), and `boardfit --help` needs none o
 checking only.
 """
 
-from toolchain.cli.show.delivery import deploy, export, run, undo
+from toolchain.cli.show.delivery import deploy, dry_run, export, run, undo
 from toolchain.cli.show.devices import boards, calibrate, doctor, flash
 from toolchain.cli.show.finding import infeasible, search
 from toolchain.cli.show.loop import correction_text
@@ -18,6 +18,7 @@ __all__ = [
     "correction_text",
     "deploy",
     "doctor",
+    "dry_run",
     "export",
     "flash",
     "infeasible",

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from toolchain.cli.console import print_json, print_table, stdout
+from toolchain.cli.progress import duration
 from toolchain.cli.show.finding import search, search_json
 from toolchain.cli.show.measuring import profile, profile_json
 from toolchain.cli.show.words import count, note, stack_note
@@ -13,6 +14,7 @@ from toolchain.cli.show.words import count, note, stack_note
 if TYPE_CHECKING:
     from toolchain.export.verify import Comparison
     from toolchain.workflow.deploy import DeployOutcome, UndoOutcome
+    from toolchain.workflow.dry_run import DryRun
     from toolchain.workflow.export import CProject, ExportOutcome
     from toolchain.workflow.run import RunOutcome
 
@@ -111,6 +113,33 @@ def run(outcome: RunOutcome, as_json: bool) -> None:
     search(outcome.search, False)
     export(outcome.export, False)
     deploy(outcome.deploy, False)
+
+
+_DOES = {"reuse": "nothing", "do": "do", "go on": "go on", "open": "perhaps"}
+
+
+def dry_run(command: str, found: DryRun, as_json: bool) -> None:
+    """What a command would do, a block for each stage; times are estimates."""
+    if as_json:
+        print_json("dry-run", {"command": command, "seconds": found.seconds, **asdict(found)})
+        return
+    out = stdout()
+    out.print(f"boardfit {command} would (nothing was done, no device was opened):", style="bold")
+    for step in found.steps:
+        name = step.stage + (f" ({step.target})" if step.target and len(found.steps) > 1 else "")
+        out.print(f"{name}: {_DOES[step.does]}: {step.what}")
+        if step.why:
+            out.print(f"  why: {step.why}")
+        if step.does != "reuse":
+            known = (
+                f"about {duration(step.seconds)} ({step.basis})" if step.seconds is not None else step.basis
+            )
+            out.print(f"  time: {known or 'unknown'}")
+    whole = "unknown" if found.seconds is None else f"about {duration(found.seconds)}"
+    known_s = sum(step.seconds for step in found.steps if step.seconds is not None)
+    if found.seconds is None and known_s:
+        whole = f"at least {duration(known_s)}, the rest is unknown"
+    out.print(f"together: {whole}")
 
 
 def _accuracy_table(outcome: DeployOutcome) -> None:
