@@ -98,8 +98,6 @@ def init(
 
 app.command()(board_commands.boards)
 app.command()(board_commands.flash)
-app.command()(report_commands.report)
-app.command()(report_commands.compare)
 
 
 @app.command()
@@ -261,6 +259,10 @@ def run(
     show.run(outcome, as_json)
     outcome.export.verification.raise_for_breach()
     raise_for_budgets(outcome.deploy.rows)
+
+
+app.command()(report_commands.report)
+app.command()(report_commands.compare)
 
 
 @app.command()
