@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from profilers.calibrate import Calibration
-from profilers.footprint import ISA
+from profilers.footprint import ISA, with_algorithms
 from profilers.lut import CalibrationRow, Failure, Lut, Network, Row
 from profilers.predicted import fill, measured_operators
 from profilers.single import CONSTANT_NETWORKS
 from profilers.steady import SteadyTable, steady_table
+from targets.session import model_format
 from toolchain.errors import BoardfitError, LutError
 from toolchain.export.native import footprint as native
+from toolchain.export.native.plan import DIRECT, Plan
 from toolchain.graph import Graph
 from toolchain.graph.memory import MemoryPlan, plan, scratch_name
 from toolchain.graph.operator import Operator
@@ -23,7 +25,7 @@ from toolchain.measurement import MEASURED_METRICS, Stack
 from toolchain.report.document import Kind, Memory, Missing, Place, Sample, Step, Table, Target
 from toolchain.report.number import Number, finite, unit_of
 from toolchain.workflow.config import TargetSection
-from toolchain.workflow.export import FLOAT_TFLITE, INT8_TFLITE, PROGRAMS
+from toolchain.workflow.export import FLOAT_TFLITE, INT8_TFLITE
 from toolchain.workflow.project import Project
 
 PROFILE = "`boardfit profile`"
@@ -51,6 +53,7 @@ def gather_target(
     steps: tuple[Step, ...] = ()
     overhead, table = None, None
     graph = _graph(project, section) if exported else None
+    written = Plan.from_dict(prices["plan"]) if prices.get("plan") else DIRECT
     if project.lut_path.exists():
         try:
             with Lut.open(project.lut_path, read_only=True) as lut:
@@ -68,7 +71,7 @@ def gather_target(
                     metric = measured_metric(lut, known[stack])
                     steady = steady_table(lut, known[stack], metric)
                     calibration = _calibration(lut.calibration(known[stack], metric))
-                    steps = () if graph is None else _steps(graph, steady, stack, fields)
+                    steps = () if graph is None else _steps(graph, written, steady, stack, fields)
                     overhead = _overhead(calibration, stack)
                     table = _table(project, section, lut, known[stack], steady, calibration)
         except BoardfitError as error:
@@ -90,7 +93,7 @@ def gather_target(
         metric,
         steps,
         overhead,
-        None if graph is None else _memory(graph, section, stack, deployed, missing),
+        None if graph is None else _memory(graph, written, section, stack, deployed, missing),
         table,
         dict((deployed or {}).get("details", {})),
         (deployed or {}).get("slowdown"),
@@ -120,20 +123,23 @@ def _graph(project: Project, section: TargetSection) -> Graph | None:
         return None
 
 
-def _steps(graph: Graph, table: SteadyTable, stack: str, fields: Mapping[str, str]) -> tuple[Step, ...]:
+def _steps(
+    graph: Graph, written: Plan, table: SteadyTable, stack: str, fields: Mapping[str, str]
+) -> tuple[Step, ...]:
     """Every operator of the network with its row; None where it has none (its cost was predicted)."""
     evidence = table.evidence
     clock = fields.get("clock_hz", "")
     found = []
-    for index, node in enumerate(graph.nodes, start=1):
-        value = table.values.get(node.operator)
+    for index, (node, op) in enumerate(zip(graph.nodes, written.operators(graph), strict=True), start=1):
+        value = table.values.get(op)
         number = time = None
         if value is not None and evidence is not None:
             unit = "us" if evidence.value == "host_wall" else "count"
             number = Number(value, unit, evidence.value, "", stack)
             if clock.isdecimal() and evidence.value.startswith("cycles"):
                 time = Number(value * 1e6 / int(clock), "us", evidence.value, "", stack)
-        found.append(Step(index, node.operator.signature, number, time))
+        how = "" if op.algorithm == "direct" else op.algorithm
+        found.append(Step(index, node.operator.signature, number, time, how))
     return tuple(found)
 
 
@@ -158,16 +164,16 @@ def _formula(calibration: Calibration | None) -> str:
 
 def _memory(
     graph: Graph,
+    written: Plan,
     section: TargetSection,
     stack: str,
     deployed: Mapping[str, Any] | None,
     missing: list[Missing],
 ) -> Memory:
     """Where activations and scratch memory lie, as the program or TensorFlow Lite Micro plans it."""
-    model = str((deployed or {}).get("model", ""))
-    form = next((form for form, name in PROGRAMS.items() if name == model), None)
-    if form is not None:
-        found, whose = native.memory_plan(graph, ISA[form]), "native runtime"
+    form = model_format(section.url)
+    if form in ISA:
+        found, whose = native.memory_plan(graph, ISA[form], plan=written), "native runtime"
     else:
         found, whose = plan(graph), "TensorFlow Lite Micro's plan (greedy)"
     details = (deployed or {}).get("details", {})
@@ -175,12 +181,12 @@ def _memory(
     if str(details.get("arena_bytes", "")).isdecimal():
         device = Number(float(details["arena_bytes"]), "bytes", "counted", "", stack)
     scratch = {scratch_name(index) for index in range(len(graph.nodes))}
-    if form is not None and device is not None and device.value != found.arena_bytes:
+    if form in ISA and device is not None and device.value != found.arena_bytes:
         missing.append(
             Missing(
                 f"memory over time on {section.name} as it was deployed",
                 f"the device reports an arena of {device.value:,.0f} bytes, the plan drawn here has "
-                f"{found.arena_bytes:,}: the network was deployed with other algorithms",
+                f"{found.arena_bytes:,}: it was deployed under another plan",
                 "`boardfit deploy`",
             )
         )
@@ -215,15 +221,15 @@ def _table(
     calibration: Calibration | None,
 ) -> Table:
     metric = measured_metric(lut, stack)
-    space = project.space.chain(section.precision).operators
+    space = with_algorithms(model_format(section.url), project.space.chain(section.precision).operators)
     rows = {row.subject: row for row in lut.rows(stack, metric, subject="operator")}
-    kinds = Counter(op.kind for op in space)
+    kinds = Counter(map(_kind, space))
     measured = [op for op in space if op in rows and not rows[op].failed]
     failed = [op for op in space if op in rows and rows[op].failed]
     off = _predicted_error(steady, set(failed), space)
 
     def count(operators: Sequence[Operator], kind: str) -> int:
-        return sum(op.kind == kind for op in operators)
+        return sum(_kind(op) == kind for op in operators)
 
     unstable = [op for op in measured if rows[op].unstable]
     times = sorted(row.outcome.taken_at for row in rows.values())
@@ -253,6 +259,10 @@ def _table(
         times[0] if times else "",
         times[-1] if times else "",
     )
+
+
+def _kind(op: Operator) -> str:
+    return op.kind if op.algorithm == "direct" else f"{op.kind}, {op.algorithm}"
 
 
 def _reason(row: Row) -> str:
