@@ -86,7 +86,7 @@ $(VENV)/.docs: pyproject.toml constraints.txt | $(READY)
 	@touch $@
 
 docs: $(VENV)/.docs
-	$(BIN)/python -m mkdocs build --quiet --strict
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --nitpicky docs site
 	@echo "The manual: site/index.html"
 
 format: $(READY)

@@ -1,7 +1,7 @@
 """Which module knows which URL scheme: boardfit's own, and plug-ins that other packages bring.
 
 A plug-in is an entry point of the group "boardfit.targets": its name is the scheme, its value a module with the
-functions of `TargetModule` (docs/own-target.md). A module is imported when one of its URLs is used, or when all
+functions named below (docs/own-target.md). A module is imported when one of its URLs is used, or when all
 targets are listed: what talks to boards is heavy, and may not be installed.
 """
 
@@ -97,8 +97,8 @@ def _load(entry: EntryPoint, *rivals: EntryPoint) -> ModuleType:
             + (f": {why[0]}" if why else ""),
             remedy=f"install what it needs, or pip uninstall {_name(package)}",
         ) from error
-    missing = [name for name in NEEDED if not callable(getattr(module, name, None))]
-    missing += [name for name in OPTIONAL if not callable(getattr(module, name, print))]
+    offered = [*NEEDED, *(name for name in OPTIONAL if hasattr(module, name))]
+    missing = [name for name in offered if not callable(getattr(module, name, None))]
     if missing:
         raise ConfigurationError(
             f"the plug-in {package} for targets {entry.name}:... has no function {', '.join(missing)} in {entry.value}",

@@ -1,4 +1,4 @@
-"""A search space of one's own: docs/spaces.md explains the rules."""
+"""A search space of one's own: docs/own-space.md explains the rules."""
 
 from __future__ import annotations
 

@@ -48,22 +48,22 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-@pytest.fixture
-def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In this process and in the ones that it starts."""
+@pytest.fixture(autouse=True)
+def _installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process and in the ones that it starts, which compile the runtime once for all tests here."""
     monkeypatch.syspath_prepend(str(site))
     monkeypatch.setenv("PYTHONPATH", str(site))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(site.parent / "cache"))
 
 
 @pytest.fixture
-def boardfit(site: Path, tmp_path: Path) -> Callable[..., Any]:
+def boardfit() -> Callable[..., Any]:
     """A command in a process of its own, whose answer is JSON."""
     program = "import sys\nfrom toolchain.cli import main\nsys.exit(main())\n"
 
     def run(*arguments: object) -> Any:
         done = subprocess.run(
-            [sys.executable, "-c", f"import sys\nsys.path.insert(0, {str(site)!r})\n{program}", *map(str, arguments)],
-            env={"PYTHONPATH": str(site), "XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"},
+            [sys.executable, "-c", program, *map(str, arguments)],
             capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -72,7 +72,6 @@ def boardfit(site: Path, tmp_path: Path) -> Callable[..., Any]:
     return run
 
 
-@pytest.mark.usefixtures("installed")
 def test_a_session(tmp_path: Path) -> None:
     graph = net(4)
     program = write_program(graph)
@@ -101,7 +100,6 @@ def test_a_session(tmp_path: Path) -> None:
         assert opened.run(program, x).shape == (3, 16)  # the device goes on after a refusal
 
 
-@pytest.mark.usefixtures("installed")
 def test_deployed_it_runs_by_itself(tmp_path: Path) -> None:
     graph = net(4)
     x = random_inputs(graph, 2, 0)[0]
@@ -123,7 +121,6 @@ def test_deployed_it_runs_by_itself(tmp_path: Path) -> None:
         assert (tmp_path / "there" / "model.bfp").read_bytes() == write_program(net(3))
 
 
-@pytest.mark.usefixtures("installed")
 def test_a_device_that_dies_is_an_error_and_a_listener_that_leaves_ends_it(tmp_path: Path) -> None:
     jobs = [Job(str(n), write_program(net(n))) for n in range(1, 30)]
     with open_target(URL, cache=tmp_path) as opened:
@@ -142,7 +139,6 @@ def test_a_device_that_dies_is_an_error_and_a_listener_that_leaves_ends_it(tmp_p
         assert len(list(again.measure(jobs[:2], settings=QUICK))) == 2
 
 
-@pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize("url", ["process:other", "process:native?threads=2"])
 def test_what_its_urls_do_not_mean(url: str) -> None:
     for function in (session.model_format, open_target):

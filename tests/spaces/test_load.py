@@ -1,4 +1,4 @@
-"""Spaces by name or by file, with errors that say what to do; and the space in docs/spaces.md."""
+"""Spaces by name or by file, with errors that say what to do; and the space in docs/own-space.md."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from toolchain.errors import ConfigurationError
 from toolchain.spaces import Mobilenet, load_space
 from toolchain.supernet import Supernet
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "spaces.md"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_built_in_spaces_take_parameters() -> None:
@@ -50,12 +50,12 @@ def test_wrong_parameters_are_named_with_those_that_exist() -> None:
         load_space("connas1d", channels=8)
 
 
-def _blocks() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), flags=re.DOTALL)
+def _blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), flags=re.DOTALL)
 
 
 def test_the_documented_space_works(tmp_path: Path) -> None:
-    source = next(block for block in _blocks() if block.startswith("# my_space.py"))
+    source, _ = _blocks("own-space.md")
     file = tmp_path / "my_space.py"
     file.write_text(source)
     space = load_space(f"{file}:MySpace", size=16)
@@ -75,10 +75,10 @@ def test_the_documented_space_works(tmp_path: Path) -> None:
 def test_the_documented_session_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source, session, _ = _blocks()
+    source, session = _blocks("own-space.md")
     (tmp_path / "my_space.py").write_text(source)
     monkeypatch.chdir(tmp_path)
-    exec(compile(session, "docs/spaces.md", "exec"), {})
+    exec(compile(session, "docs/own-space.md", "exec"), {})
     printed = capsys.readouterr().out
     assert re.search(r"print\(space.count\(\)\)  # (\d+)", session)[1] == printed.split()[0]
 
@@ -92,6 +92,7 @@ def test_the_documented_contributions_run() -> None:
         "space": space, "supernet": Supernet(space).eval(), "x_val": x, "y_val": rng.integers(3, size=40),
         "x_train": x, "architecture": space.sample(rng),
     }  # fmt: skip
-    exec(compile(_blocks()[2].replace("50_000", "64"), "docs/spaces.md", "exec"), names)
+    (session,) = _blocks("spaces.md")
+    exec(compile(session.replace("50_000", "64"), "docs/spaces.md", "exec"), names)
     assert names["scores"].shape == (1,)
     assert names["found"].samples >= 64
