@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from profilers.footprint import footprint_of
-from profilers.profile import graph_writer, operator_writer
-from targets.session import Job, is_board
+from profilers.footprint import FLASH, ISA, RAM, footprint_of, with_algorithms
+from profilers.profile import operator_writer, program
+from targets.session import Job, Result, Session, is_board
 from toolchain.errors import ConfigurationError, ModelFileError, VerificationError
+from toolchain.export.native.plan import DIRECT, Plan
+from toolchain.graph import Graph
+from toolchain.graph.operator import Operator
 from toolchain.graph.tflite_reader import read_tflite
 from toolchain.measurement import Measurement, Stack
 from toolchain.workflow.project import Progress, silent
 from toolchain.workflow.sessions import in_time, open_session
 
-_WHOLE = "whole network"
+_WHOLE, _DIRECT = "whole network", "whole network, direct"
 
 
 @dataclass(frozen=True)
@@ -23,16 +27,32 @@ class OperatorCost:
     """One operator of the model, in order.
 
     Attributes:
-        signature: what it is.
+        signature: what it is, on a board with the algorithm that the plan chose for it.
         macs: its multiply-accumulates.
         measurement: alone on the target; None where the target refused it.
         failure: why.
+        direct: the same computed directly, where the plan chose another algorithm; else None.
     """
 
     signature: str
     macs: int
     measurement: Measurement | None
     failure: str
+    direct: Measurement | None = None
+
+
+@dataclass(frozen=True)
+class DirectCost:
+    """The whole network with all convolutions computed directly, beside a plan that is faster.
+
+    Attributes:
+        whole: measured; None where the part has no room for it, or refused it.
+        flash_bytes, ram_bytes: everything that the part would hold, computed.
+    """
+
+    whole: Measurement | None
+    flash_bytes: int
+    ram_bytes: int
 
 
 @dataclass(frozen=True)
@@ -49,6 +69,7 @@ class BenchOutcome:
         computed: flash_bytes, constant_bytes, ram_bytes, macs, params. On a CPU flash is this file and RAM TFLite
             Micro's greedy arena; on a board both are everything that the part holds, and what the device counts.
         note: what every figure must be read with, e.g. that no hardware was used; may be empty.
+        direct: what the plan is compared with, on a board where it chose another algorithm anywhere; else None.
     """
 
     model: str
@@ -59,6 +80,7 @@ class BenchOutcome:
     time: Measurement | None
     computed: Mapping[str, int]
     note: str
+    direct: DirectCost | None = None
 
     @property
     def sum(self) -> float | None:
@@ -68,7 +90,8 @@ class BenchOutcome:
 
 
 def bench(path: Path, url: str, *, progress: Progress = silent, wait: bool = False) -> BenchOutcome:
-    """Cost a .tflite file.
+    """Cost a .tflite file. On a board whose kernels have several algorithms, by the plan that is fastest among those
+    that the part has room for.
 
     Raises:
         ModelFileError: the file cannot be read, is corrupt, or the target refuses it.
@@ -86,19 +109,28 @@ def bench(path: Path, url: str, *, progress: Progress = silent, wait: bool = Fal
             remedy="quantise the model to int8 first, or cost it with --target cpu:litert",
         )
     with open_session(url, graph.dtype) as session:
-        if session.model_format in ("onnx", "pt2"):
+        form = session.model_format
+        if form in ("onnx", "pt2"):
             raise ConfigurationError(f"{url} does not run .tflite files", remedy="use --target cpu:litert")
-        model = data if session.model_format == "tflite" else graph_writer(session.model_format)(graph)
-        write = operator_writer(session.model_format)
-        distinct = list(dict.fromkeys(graph.operators))
+        write = operator_writer(form)
+        distinct = with_algorithms(form, graph.operators)
         jobs = [Job(op.signature, write(op)) for op in distinct]
-        jobs.append(Job(_WHOLE, model))
-        results = {
-            result.key: result
-            for result in session.measure(
-                jobs, progress=lambda done, total: progress("bench", done, total, "operators"), wait=wait
-            )
-        }
+        footprint = footprint_of(form, distinct, session.device)
+        plan = DIRECT
+        if form in ISA:  # what is written depends on what is measured
+            results = _measure(session, jobs, progress, wait)
+
+            def cost(op: Operator) -> float:
+                found = results[op.signature].measurement
+                return math.inf if found is None else found.value
+
+            plan = footprint.plan(graph, footprint.limits, cost)
+            jobs = [Job(_WHOLE, program(form, graph, plan))]
+            if plan != DIRECT:
+                jobs.append(Job(_DIRECT, program(form, graph)))
+            results |= _measure(session, jobs, progress, wait)
+        else:  # together, so that a noisy machine is in one phase
+            results = _measure(session, [*jobs, Job(_WHOLE, data)], progress, wait)
         whole = results[_WHOLE]
         if whole.measurement is None:
             raise ModelFileError(
@@ -107,23 +139,20 @@ def bench(path: Path, url: str, *, progress: Progress = silent, wait: bool = Fal
                 if is_board(url)
                 else "",
             )
-        operators = tuple(
-            OperatorCost(
-                op.signature, op.macs, results[op.signature].measurement, results[op.signature].failure
-            )
-            for op in graph.operators
-        )
+        direct = None
+        if plan != DIRECT:
+            usual = footprint.of_graph(graph)
+            direct = DirectCost(results[_DIRECT].measurement, usual[FLASH], usual[RAM])
         found = whole.measurement
-        footprint = footprint_of(session.model_format, distinct, session.device)
         costs = {
             "params": graph.params,
             "macs": graph.macs,
             "constant_bytes": graph.constant_bytes,
-            **footprint.of_graph(graph),
+            **footprint.of_graph(graph, plan),
         }
         if session.device is None:
-            costs["flash_bytes"] = len(data)
-        for metric in ("flash_bytes", "ram_bytes") if session.device is not None else ():
+            costs[FLASH] = len(data)
+        for metric in (FLASH, RAM) if session.device is not None else ():
             counted = int(found.details[metric])
             if footprint.exact and counted != costs[metric]:
                 raise VerificationError(
@@ -132,6 +161,22 @@ def bench(path: Path, url: str, *, progress: Progress = silent, wait: bool = Fal
                 )
             costs[metric] = counted
         return BenchOutcome(
-            path.name, graph.dtype, session.stack, operators, found, in_time(found, session), costs,
-            "" if session.device is None else session.device.note,
+            path.name, graph.dtype, session.stack, _operators(graph, plan, results), found, in_time(found, session),
+            costs, "" if session.device is None else session.device.note, direct,
         )  # fmt: skip
+
+
+def _operators(graph: Graph, plan: Plan, results: Mapping[str, Result]) -> tuple[OperatorCost, ...]:
+    costs = []
+    for usual, op in zip(graph.operators, plan.operators(graph), strict=True):
+        result = results[op.signature]
+        direct = None if op == usual else results[usual.signature].measurement
+        costs.append(OperatorCost(op.signature, op.macs, result.measurement, result.failure, direct))
+    return tuple(costs)
+
+
+def _measure(session: Session, jobs: list[Job], progress: Progress, wait: bool) -> dict[str, Result]:
+    def tell(done: int, total: int) -> None:
+        progress("bench", done, total, "whole network" if jobs[0].key == _WHOLE else "operators")
+
+    return {result.key: result for result in session.measure(jobs, progress=tell, wait=wait)}

@@ -13,7 +13,7 @@ from toolchain.units import format_value
 if TYPE_CHECKING:
     from profilers.calibrate import Calibration
     from profilers.predicted import KindError
-    from toolchain.workflow.bench import BenchOutcome
+    from toolchain.workflow.bench import BenchOutcome, DirectCost
     from toolchain.workflow.profile import ProfileOutcome
 
 
@@ -102,6 +102,8 @@ def bench(outcome: BenchOutcome, as_json: bool) -> None:
         value, metric = cost.measurement.value, cost.measurement.metric
         rate = _rate(cost.macs, value, metric)
         flag = "unstable" if cost.measurement.unstable else ""
+        if cost.direct is not None:
+            flag = f"direct: {format_value(metric, cost.direct.value)}"
         rows.append(
             (
                 str(index), cost.signature, f"{cost.macs:,}", format_value(metric, value),
@@ -128,6 +130,8 @@ def bench(outcome: BenchOutcome, as_json: bool) -> None:
             format_value(whole.metric, whole.value) + _unstable(whole.unstable),
         )
     ]
+    if outcome.direct is not None:
+        summary += _compared(outcome, outcome.direct)
     if outcome.sum is not None:
         summary.append(
             (
@@ -153,6 +157,22 @@ def bench(outcome: BenchOutcome, as_json: bool) -> None:
     )
     note(outcome.note)
     stack_note(outcome.stack)
+
+
+def _compared(outcome: BenchOutcome, direct: DirectCost) -> list[tuple[str, str]]:
+    """What the chosen plan gains over direct convolutions, and what it takes."""
+    chosen = sum(cost.direct is not None for cost in outcome.operators)
+    rows = [("layers by Winograd's algorithm", f"{chosen} of {len(outcome.operators)}")]
+    if direct.whole is not None:
+        gain = 1 - outcome.whole.value / direct.whole.value
+        value = format_value(direct.whole.metric, direct.whole.value)
+        rows.append(("all layers direct", f"{value} (the plan saves {100 * gain:.1f} %)"))
+    for metric, there in (("flash_bytes", direct.flash_bytes), ("ram_bytes", direct.ram_bytes)):
+        more = outcome.computed[metric] - there
+        rows.append(
+            (f"{metric}, all layers direct", f"{format_value(metric, there)} (the plan: {more:+,} bytes)")
+        )
+    return rows
 
 
 _TITLES = {"latency_us": "latency"}
