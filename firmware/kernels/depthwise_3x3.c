@@ -341,33 +341,41 @@ static void run_channels(const struct bf_window *op, struct part *parts, uint32_
 }
 #endif
 
-void bf_depthwise_3x3(const struct bf_window *op, const uint8_t *program, const int8_t *input, int8_t *output,
-                      void *scratch)
+static void run_lanes(const struct bf_window *op, const uint8_t *program, const int8_t *input, int8_t *output,
+                      uint32_t *scratch, uint32_t begin, uint32_t end, uint32_t keep)
 {
-    const struct bf_channel *channels = (const struct bf_channel *)(program + op->channels);
     uint32_t copies = op->out_c / op->in_c; /* the channel multiplier */
     uint32_t columns = ((op->out_w - 1u) * op->stride_w + 4) / 2;
     for (uint32_t first = 0; first < op->out_h; first += op->chunk) {
         uint32_t rows = op->out_h - first < op->chunk ? op->out_h - first : op->chunk;
-        uint32_t height = (rows - 1) * op->stride_h + 3, plane_words = columns * height;
-        const struct bf_channel *channel = channels;
-        const uint32_t *weights = (const uint32_t *)(program + op->weights);
-        int8_t *to = output + first * op->out_w * op->out_c;
+        uint32_t height = (rows - 1) * op->stride_h + 3, plane_words = columns * height, done = begin * copies;
+        const struct bf_channel *channel = (const struct bf_channel *)(program + op->channels) + done;
+        const uint32_t *weights = (const uint32_t *)(program + op->weights) + 6 * done;
+        int8_t *to = output + first * op->out_w * op->out_c + done;
         struct part parts[2];
         uint32_t count = parts_of(op, rows, height, parts);
         int32_t y = (int32_t)(first * op->stride_h) - op->pad_top;
-        struct bf_gather gather = bf_gather_of(op, y, columns, height, scratch);
-        for (uint32_t in_c = 0; in_c < op->in_c; in_c += 4) {
-            uint32_t planes = op->in_c - in_c < 4 ? op->in_c - in_c : 4, step = copies == 1 ? planes : 1;
+        struct bf_gather gather = bf_gather_of(op, y, first > 0 ? keep : 0, columns, height, scratch);
+        for (uint32_t in_c = begin; in_c < end; in_c += 4) {
+            uint32_t planes = end - in_c < 4 ? end - in_c : 4, step = copies == 1 ? planes : 1;
             const uint32_t *plane = scratch;
-            bf_gather_channels(&gather, input + in_c, planes, in_c == 0);
+            bf_gather_channels(&gather, input + in_c, planes, in_c == begin);
             for (uint32_t i = 0; i < planes; i += step, plane += plane_words) {
                 uint32_t run = copies == 1 ? planes : copies;
                 run_channels(op, parts, count, plane, copies == 1 ? plane_words : 0, height, weights, rows, channel, run, to);
                 channel += run, weights += 6 * run, to += run;
             }
+            if (keep > 0 && first + rows < op->out_h) {
+                uint32_t left = op->out_h - first - rows, next = left < op->chunk ? left : op->chunk;
+                bf_keep_rows(&gather, rows * op->stride_h, keep, planes, (next - 1) * op->stride_h + op->kernel_h);
+            }
         }
     }
-    bf_clamp_all(output, (uint32_t)op->out_h * op->out_w * op->out_c, op->least, op->greatest);
+}
+
+void bf_depthwise_3x3(const struct bf_window *op, const uint8_t *program, const int8_t *input, int8_t *output,
+                      void *scratch)
+{
+    bf_run_lanes(op, program, input, output, scratch, run_lanes);
 }
 #endif

@@ -144,7 +144,7 @@ void bf_depthwise_line(const struct bf_window *op, const uint8_t *program, const
     uint32_t copies = op->out_c / op->in_c; /* the channel multiplier */
     uint32_t columns = ((row.out_w - 1u) * row.stride_w + 4) / 2;
     int8_t *to = output;
-    struct bf_gather gather = bf_gather_of(&row, 0, columns, 1, scratch);
+    struct bf_gather gather = bf_gather_of(&row, 0, 0, columns, 1, scratch);
     for (uint32_t in_c = 0; in_c < op->in_c; in_c += 4) {
         uint32_t planes = op->in_c - in_c < 4 ? op->in_c - in_c : 4;
         const uint32_t *plane = scratch;

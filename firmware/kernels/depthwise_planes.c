@@ -238,8 +238,8 @@ static void run_plane(const struct bf_window *op, const struct plane *plane, con
     }
 }
 
-void bf_depthwise_planes(const struct bf_window *op, const uint8_t *program, const int8_t *input, int8_t *output,
-                         void *scratch)
+static void run_lanes(const struct bf_window *op, const uint8_t *program, const int8_t *input, int8_t *output,
+                      uint32_t *scratch, uint32_t begin, uint32_t end, uint32_t keep)
 {
     const struct bf_channel *channels = (const struct bf_channel *)(program + op->channels);
     const uint32_t *weights = (const uint32_t *)(program + op->weights);
@@ -249,14 +249,14 @@ void bf_depthwise_planes(const struct bf_window *op, const uint8_t *program, con
         uint32_t rows = op->out_h - first < op->chunk ? op->out_h - first : op->chunk;
         uint32_t height = (rows - 1) * op->stride_h + op->kernel_h;
         int32_t y = (int32_t)(first * op->stride_h) - op->pad_top;
-        struct bf_gather gather = bf_gather_of(op, y, columns, height, scratch);
-        for (uint32_t in_c = 0; in_c < op->in_c; in_c += 4) {
-            uint32_t count = op->in_c - in_c < 4 ? op->in_c - in_c : 4, c = in_c * copies;
-            bf_gather_channels(&gather, input + in_c, count, in_c == 0);
+        struct bf_gather gather = bf_gather_of(op, y, first > 0 ? keep : 0, columns, height, scratch);
+        for (uint32_t in_c = begin; in_c < end; in_c += 4) {
+            uint32_t count = end - in_c < 4 ? end - in_c : 4, c = in_c * copies;
+            bf_gather_channels(&gather, input + in_c, count, in_c == begin);
             for (uint32_t j = 0; j < count; j++) {
                 for (uint32_t copy = 0; copy < copies; copy++, c++) {
                     struct plane plane = {
-                        .data = (const uint32_t *)scratch + j * columns * height,
+                        .data = scratch + j * columns * height,
                         .height = height,
                         .kernel_h = op->kernel_h,
                         .channel = channels + c,
@@ -265,8 +265,17 @@ void bf_depthwise_planes(const struct bf_window *op, const uint8_t *program, con
                     run_plane(op, &plane, weights + c * op->steps, rows, output + first * op->out_w * op->out_c + c);
                 }
             }
+            if (keep > 0 && first + rows < op->out_h) {
+                uint32_t left = op->out_h - first - rows, next = left < op->chunk ? left : op->chunk;
+                bf_keep_rows(&gather, rows * op->stride_h, keep, count, (next - 1) * op->stride_h + op->kernel_h);
+            }
         }
     }
-    bf_clamp_all(output, (uint32_t)op->out_h * op->out_w * op->out_c, op->least, op->greatest);
+}
+
+void bf_depthwise_planes(const struct bf_window *op, const uint8_t *program, const int8_t *input, int8_t *output,
+                      void *scratch)
+{
+    bf_run_lanes(op, program, input, output, scratch, run_lanes);
 }
 #endif

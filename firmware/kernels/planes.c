@@ -164,10 +164,11 @@ static void fill_rows(uint32_t pair, uint32_t count, uint32_t rows, uint32_t *to
     }
 }
 
-struct bf_gather bf_gather_of(const struct bf_window *op, int32_t y, uint32_t columns, uint32_t height, uint32_t *to)
+struct bf_gather bf_gather_of(const struct bf_window *op, int32_t y, uint32_t kept, uint32_t columns, uint32_t height,
+                              uint32_t *to)
 {
     uint32_t above = y < 0 ? (uint32_t)-y : 0, below = 0, pixel = op->in_c, pitch = op->in_w * pixel;
-    above = above > height ? height : above;
+    above = above > height ? height : above < kept ? kept : above;
     if (y + (int32_t)height > op->in_h) {
         below = (uint32_t)(y + (int32_t)height - op->in_h);
         below = below > height - above ? height - above : below;
@@ -178,7 +179,7 @@ struct bf_gather bf_gather_of(const struct bf_window *op, int32_t y, uint32_t co
     uint32_t plane = columns * height, rows = height - above - below, even = rows & ~1u;
     uint32_t *whole = to + from * height + above;
     struct bf_gather g = {
-        .op = op, .to = to, .columns = columns, .height = height, .above = above, .rows = rows, .pairs = end - from,
+        .op = op, .to = to, .columns = columns, .height = height, .kept = kept, .above = above, .rows = rows, .pairs = end - from,
         .first = (y + (int32_t)above) * (int32_t)pitch + (2 * (int32_t)from - op->pad_left) * (int32_t)pixel,
         .right_half = from > 0 && 2 * from == op->pad_left + 1u,
         .left_half = end < columns && ((op->in_w + op->pad_left) & 1),
@@ -195,13 +196,18 @@ struct bf_gather bf_gather_of(const struct bf_window *op, int32_t y, uint32_t co
 /* What lies outside the image, of planes of `count` channels. */
 static void fill_borders(const struct bf_gather *g, uint32_t count)
 {
-    uint32_t pair = bf_sxtb16((uint8_t)g->op->in_zero * 0x00010001u), plane = g->columns * g->height, *to = g->to;
-    for (uint32_t column = 0; column < g->columns; column++, to += g->height) {
-        int32_t x = 2 * (int32_t)column - g->op->pad_left;
-        uint32_t inside = x + 1 >= 0 && x < g->op->in_w ? g->rows : 0, above = inside > 0 ? g->above : g->height;
-        fill_rows(pair, count, above, to, plane);
-        if (inside > 0) {
-            fill_rows(pair, count, g->height - above - inside, to + above + inside, plane);
+    uint32_t pair = bf_sxtb16((uint8_t)g->op->in_zero * 0x00010001u), plane = g->columns * g->height;
+    uint32_t above = g->kept > 0 ? 0 : g->above, below = g->height - g->above - g->rows, pad = g->op->pad_left;
+    uint32_t first = pad / 2, last = (g->op->in_w + pad + 1u) / 2; /* pairs from first to last - 1 meet the image */
+    first = g->rows == 0 ? g->columns : first;
+    for (uint32_t column = 0; column < g->columns; column++) {
+        column = column == first && above + below == 0 ? last : column;
+        uint32_t *to = g->to + column * g->height;
+        if (column >= first && column < last) {
+            fill_rows(pair, count, above, to, plane);
+            fill_rows(pair, count, below, to + g->height - below, plane);
+        } else if (column < g->columns) {
+            fill_rows(pair, count, g->height - g->kept, to + g->kept, plane);
         }
     }
 }
@@ -243,5 +249,35 @@ void bf_gather_channels(struct bf_gather *g, const int8_t *input, uint32_t count
     for (; first != last; first += 2 * pixel, to += g->height) {
         gather_some(first, pitch, first + pixel, pitch, count, rows, to, plane);
     }
+}
+
+void bf_keep_rows(const struct bf_gather *g, uint32_t row, uint32_t keep, uint32_t planes, uint32_t height)
+{
+    uint32_t *to = g->to, columns = planes * g->columns, step = g->height;
+    const uint32_t *from = to + row; /* never in front of `to`: what is written was read */
+    for (; keep == 1 && columns >= 2; columns -= 2, to += 2 * height, from += 2 * step) {
+        uint32_t a = from[0], b = from[step];
+        to[0] = a;
+        to[height] = b;
+    }
+    for (; columns > 0; columns--, to += height, from += step) {
+        for (uint32_t i = 0; i < keep; i++) {
+            to[i] = from[i];
+        }
+    }
+}
+
+void bf_run_lanes(const struct bf_window *op, const uint8_t *program, const int8_t *input, int8_t *output, void *scratch,
+                  bf_lanes *run)
+{
+    uint32_t lanes = op->in_c, keep = 0;
+    if (input == output && op->chunk < op->out_h && op->stride_h <= op->pad_top) {
+        keep = op->pad_top - op->stride_h + 1u; /* rows that a band overwrites and the next one reads */
+        lanes = 4;
+    }
+    for (uint32_t begin = 0; begin < op->in_c; begin += lanes) {
+        run(op, program, input, output, scratch, begin, op->in_c - begin < lanes ? op->in_c : begin + lanes, keep);
+    }
+    bf_clamp_all(output, (uint32_t)op->out_h * op->out_w * op->out_c, op->least, op->greatest);
 }
 #endif

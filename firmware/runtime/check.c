@@ -90,10 +90,12 @@ static int kernel_is_known(const struct bf_operator *op)
 }
 
 /* A right shift of at most 31 where the short requantisation applies, else any that is defined. */
-static int shifts_are_defined(const struct bf_channel *channels, uint32_t count)
+static int shifts_are_defined(const struct bf_channel *channels, uint32_t count, uint8_t kernel)
 {
+    int32_t most = kernel == BF_KERNEL_DSP_COLUMNS ? 30 : 0; /* that kernel may scale its sums */
+
     for (; count > 0; count--, channels++)
-        if (channels->shift < -31 || channels->shift > (channels->rounding != 0 ? 0 : 30))
+        if (channels->shift < -31 || channels->shift > (channels->rounding != 0 ? most : 30))
             return 0;
     return 1;
 }
@@ -159,11 +161,14 @@ static enum bf_status check_window(const struct bounds *b, const struct bf_windo
     const struct bf_operator *head = &op->head;
     uint32_t in = times((uint32_t)op->in_h * op->in_w, op->in_c);
     uint32_t out = times((uint32_t)op->out_h * op->out_w, op->out_c), weights, scratch;
+    /* In place: each channel's outputs where its inputs lay, none in front of inputs that are still to be read. */
+    int in_place = head->kind == BF_DEPTHWISE && head->kernel != BF_KERNEL_PLAIN && head->input == head->output &&
+                   op->in_c == op->out_c && op->out_w <= op->in_w && op->out_h <= op->in_h;
 
     if (!op->in_c || !op->out_c || !axis(op->in_h, op->out_h, op->kernel_h, op->stride_h, op->pad_top) ||
         !axis(op->in_w, op->out_w, op->kernel_w, op->stride_w, op->pad_left) || !readable(b, head->input, in) ||
         !writable(b, head->output, out) || op->least > op->greatest ||
-        !apart(head->input, in, head->output, out))
+        !(in_place || apart(head->input, in, head->output, out)))
         return BF_BAD_MODEL;
     if (head->kind == BF_AVERAGE_POOL || head->kind == BF_MAX_POOL)
         return op->in_c == op->out_c ? BF_OK : BF_BAD_MODEL;
@@ -177,7 +182,7 @@ static enum bf_status check_window(const struct bounds *b, const struct bf_windo
         !writable(b, head->scratch, scratch) || !apart(head->input, in, head->scratch, scratch) ||
         !apart(head->output, out, head->scratch, scratch))
         return BF_BAD_MODEL;
-    if (!shifts_are_defined((const struct bf_channel *)(const void *)(b->data + op->channels), op->out_c))
+    if (!shifts_are_defined((const struct bf_channel *)(const void *)(b->data + op->channels), op->out_c, head->kernel))
         return BF_BAD_MODEL;
     return BF_OK;
 }

@@ -13,8 +13,9 @@
  *     bf_program | operands | descriptor 0, 1, ... | constants of operator 0, 1, ...
  *
  * Inputs, output and scratch of an operator never overlap, but for operators that work in place, whose output begins where
- * an input begins: add and mul with an operand that is not broadcast, softmax, table. A reshape shares its place with its
- * input and is no operator; a concatenation is one copy for each input.
+ * an input begins: add and mul with an operand that is not broadcast, softmax, table, and the DSP forms of depthwise without
+ * a channel multiplier. A reshape shares its place with its input and is no operator; a concatenation is one copy for each
+ * input.
  */
 #ifndef BF_PROGRAM_H
 #define BF_PROGRAM_H
@@ -68,7 +69,8 @@ struct bf_channel {
     int32_t bias;       /* with the input's zero point folded in: bias - zp * sum(w); wraps as int32 */
     int32_t multiplier; /* TFLite's, in [2^30, 2^31), or 0 */
     int32_t rounding;   /* 2^(right_shift - 1) + (output zero point << right_shift); 0 where the generic path is used */
-    int32_t shift;      /* TFLite's: negative is a right shift; kernels of the fast path hold right_shift >= 1 */
+    int32_t shift;      /* TFLite's: negative is a right shift; kernels of the fast path hold right_shift >= 1. Kernels that
+                           scale sums give `rounding` and shifts from 0 on another meaning: kernels/dsp.h, prescaled */
 };
 
 /* Every operator starts with this and takes `bytes`; the next one follows. */

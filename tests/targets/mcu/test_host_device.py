@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from profilers.single import operator_model
 from targets.mcu import wire
 from targets.mcu.link import BoardLink, Refused
 from targets.mcu.port import open_port
@@ -19,8 +20,9 @@ from targets.mcu.wire import Status
 from tests.random_graphs import int8_graphs
 from tests.targets.mcu.host_device import FIRMWARE, Device, firmware
 from toolchain.export.native.footprint import arena_bytes
+from toolchain.export.native.reader import read_program
 from toolchain.export.native.writer import program_nodes, write_program
-from toolchain.graph import Graph
+from toolchain.graph import Graph, Operator
 from toolchain.graph.integer_reference import run_int8_all
 
 ARENA = 1 << 20
@@ -103,6 +105,22 @@ def test_random_networks_in_one_slot(host: BoardLink, graphs: list[Graph], seed:
 @given(graphs=st.lists(int8_graphs(max_blocks=3), min_size=1, max_size=3), seed=st.integers(0, 9))
 def test_random_networks_on_a_virtual_board(virtual: BoardLink, graphs: list[Graph], seed: int) -> None:
     check(virtual, graphs, seed)
+
+
+def test_depthwise_in_place_on_a_virtual_board(virtual: BoardLink) -> None:
+    """Each form over several bands, which overwrite rows that the next one reads."""
+    signatures = (
+        "depthwise_conv2d 27x45x6->27x45x6 k3x3 s1x1 same relu int8",
+        "depthwise_conv2d 30x48x5->15x24x5 k3x3 s2x2 same none int8",
+        "depthwise_conv2d 25x33x5->25x33x5 k5x5 s1x1 same none int8",
+        "depthwise_conv2d 40x60x4->38x58x4 k3x3 s1x1 valid relu6 int8",
+        "depthwise_conv2d 1x90x6->1x90x6 k1x3 s1x1 same none int8",
+    )
+    graphs = [operator_model(Operator.parse(signature)) for signature in signatures]
+    for graph in graphs:
+        (operator,) = read_program(write_program(graph)).operators
+        assert operator.input == operator.output
+    check(virtual, graphs, 3)
 
 
 def test_a_virtual_board_repeats_itself_to_the_cycle(virtual: BoardLink) -> None:

@@ -53,7 +53,7 @@ class Footprint:
         scratch_bytes: in RAM while the operator runs.
         constant_lines: 16-byte lines of weights and channels that one run reads from flash; a line that is read again
             counts again, unless what is read between fits the data cache (CACHE_BYTES).
-        in_place: the output may lie where the input lay.
+        in_place: the output may begin where the input begins.
     """
 
     weight_bytes: int
@@ -118,6 +118,7 @@ def weighted_footprint(op: Operator, isa: Isa, algorithm: Algorithm = "direct") 
         channel_bytes=CHANNEL.size * op.output[-1],
         scratch_bytes=form.scratch_bytes,
         constant_lines=form.constant_lines,
+        in_place=form.kernel in (DSP_PLANES, DSP_3X3, DSP_LINE) and _multiplies_no_channels(op),
     )
 
 
@@ -316,6 +317,10 @@ def _winograd(op: Operator) -> _Form:
         scratch_bytes=128 * in_c + 512 + 16 * in_c,  # windows and sums of four tiles, a window
         constant_lines=-(-tiles // 4) * (pairs * _lines(block) + channels),
     )
+
+
+def _multiplies_no_channels(op: Operator) -> bool:
+    return op.output[-1] == op.inputs[0][-1]
 
 
 def _planes(op: Operator) -> _Form:
