@@ -281,7 +281,7 @@ def test_it_moves_into_the_feasible_region_and_the_exact_checker_agrees(cost: Co
     assert 0 <= result.score <= 1
     assert result.evaluations >= 1
     assert len(result.history) == 6 * 4  # epochs x batches of 32 in 128
-    assert [c[:2] for c in calls] == [(i + 1, 6) for i in range(6)]
+    assert [c[:2] for c in calls] == [(i, 6) for i in range(7)]
     last = result.history[-1].values
     assert last["temperature"] == pytest.approx(0.1)
     assert {

@@ -113,6 +113,8 @@ def connas_search(
     if resume and checkpoint is not None and checkpoint.exists():
         run.load(checkpoint, settings)
 
+    if progress is not None and run.epoch < config.epochs:
+        progress(run.epoch, config.epochs, "")  # an epoch may take long
     for epoch in range(run.epoch, config.epochs):
         passed = run.train_epoch(epoch, inputs, labels, inputs_val, labels_val, relaxation, augment)
         architecture = alphas.architecture()

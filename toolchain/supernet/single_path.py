@@ -89,6 +89,8 @@ def train_paths(
         losses = [float(v) for v in found.metadata["losses"]]
     always = [*supernet.stem.parameters(), *supernet.head.parameters()]
     steps = math.ceil(len(x) / batch_size)
+    if progress is not None and len(losses) < epochs:
+        progress(len(losses), epochs, "")  # an epoch may take long
     for epoch in range(len(losses), epochs):
         supernet.train()
         dealt = deal(np.random.default_rng([seed, epoch]))

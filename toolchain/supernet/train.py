@@ -112,6 +112,8 @@ def train_network(
         rows, best = _load(checkpoint, module, optimiser, settings)
 
     steps = math.ceil(len(x) / batch_size)
+    if progress is not None and len(rows) < epochs:
+        progress(len(rows), epochs, "")  # an epoch may take long
     for epoch in range(len(rows), epochs):
         module.train()
         losses = []
