@@ -16,7 +16,11 @@ Points = list[tuple[float, float, str]]
 
 def front(course: Course, metric: str, budget: Number | None, name: str) -> str:
     """Networks in the plane of one predicted cost and accuracy, the chosen one marked, measured costs beside."""
-    known = [n for n in course.networks if n.score is not None and finite(_cost(n, metric)) is not None]
+    known = [
+        n
+        for n in course.networks
+        if n.score is not None and n.score.value is not None and finite(_cost(n, metric)) is not None
+    ]
     if not known:
         return ""
     unit, scale = scaled(metric, max(_cost(n, metric) for n in known))

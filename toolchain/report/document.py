@@ -426,7 +426,7 @@ def cost_of(row: ComparisonRow, prediction: Number, stack: str) -> Cost:
         None if row.predicted is None else prediction,
         None
         if row.measured is None or row.evidence is None
-        else Number(finite(row.measured), unit, row.evidence.value, "", stack, unstable=row.unstable),
+        else Number(row.measured, unit, row.evidence.value, "", stack, unstable=row.unstable),
         finite(row.error_percent),
         row.ok,
     )

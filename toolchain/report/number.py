@@ -48,7 +48,7 @@ class Number:
     """A figure and what it is worth.
 
     Attributes:
-        value: in `unit`; None where it is not known.
+        value: in `unit`; None where it is not known, or no finite number.
         unit: "us", "bytes", "uj", "count", "share" (0 to 1) or "percent".
         evidence: a key of `EVIDENCE`.
         source: what a predicted or estimated number rests on, e.g. "cycles_estimated"; may be empty.
@@ -64,6 +64,10 @@ class Number:
     stack: str = ""
     error: float | None = None
     unstable: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "value", finite(self.value))
+        object.__setattr__(self, "error", finite(self.error))
 
 
 def shown(number: Number | None, *, error: bool = True) -> str:

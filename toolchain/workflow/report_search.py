@@ -148,7 +148,7 @@ def predicted_number(found: Mapping[str, Any], metric: str, value: float) -> Num
     owner = metric.rpartition(":")[0]
     stacks = {one["name"]: one["stack"] for one in found["targets"]}
     stack = stacks.get(owner, next(iter(stacks.values()), "") if len(stacks) == 1 else "")
-    return Number(finite(value), unit_of(metric), kind, source, "" if kind == "computed" else stack)
+    return Number(value, unit_of(metric), kind, source, "" if kind == "computed" else stack)
 
 
 def _front(found: Mapping[str, Any], costs: Costs | None) -> tuple[str, tuple[tuple[float, float], ...]]:
@@ -250,7 +250,7 @@ def infeasible_of(project: Project, costs: Costs) -> Infeasible | None:
 
 def _price_number(costs: Costs, metric: str, value: float) -> Number:
     kind, _, source = evidence_text(costs, metric).partition(" from ")
-    return Number(finite(value), unit_of(metric), kind, source)
+    return Number(value, unit_of(metric), kind, source)
 
 
 def measured_networks(
@@ -273,7 +273,7 @@ def _measured(found: Mapping[str, Any], candidate: Mapping[str, Any]) -> dict[st
     evidence = candidate.get("evidence", {})
     stacks = {metric: predicted_number(found, metric, 0.0).stack for metric in candidate.get("measured", {})}
     return {
-        metric: Number(finite(value), unit_of(metric), evidence[metric], "", stacks[metric])
+        metric: Number(value, unit_of(metric), evidence[metric], "", stacks[metric])
         for metric, value in candidate.get("measured", {}).items()
         if value is not None and metric in evidence
     }
@@ -298,7 +298,7 @@ def rounds_of(found: Mapping[str, Any], record: Mapping[str, Any] | None) -> Rou
                 tuple(
                     Network(
                         c["text"],
-                        None if c.get("score") is None else Number(finite(c["score"]), "share", "shared_weights"),
+                        None if c.get("score") is None else Number(c["score"], "share", "shared_weights"),
                         {m: predicted_number(found, m, v) for m, v in c.get("predicted", {}).items() if v is not None},
                         _measured(found, c),
                         bool(c.get("chosen", False)),
