@@ -19,6 +19,7 @@ help:
 	@echo "make bench-kernels  cycles per MAC of the firmware's kernels    make bench-board  tables and predictions on a virtual board"
 	@echo "make report-picture  the demo's report as docs/pictures/report.png (needs Chromium)"
 	@echo "make docs       the manual as a site, in site/"
+	@echo "make bench-linux  sums of operators against networks on a Linux board (BOARD=ssh://...), else on loopback"
 	@echo "make debian     optional: ARM GCC, QEMU and flashing tools from Debian (as root); pip alone is enough without them"
 
 setup: $(READY)
