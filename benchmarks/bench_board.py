@@ -2,29 +2,29 @@
 
     python benchmarks/bench_board.py [--target virtual:nucleo-l4r5zi] [--networks 50] [--space NAME|all] [--json FILE]
 
-Measures every operator of a space alone, and random whole networks of it; prices the networks from the table (sum of
-the operators' own cycles plus the runtime's measured constant; bytes arc by arc), and compares with what the board
-counted.
+Measures every operator of a space alone, by each of its algorithms, and random whole networks of it under the fastest
+plans that the part has room for; foretells the networks from the table (sum of the operators' own cycles plus the
+runtime's measured constant; bytes), and compares with what the board counted.
 Nothing is fitted. On a virtual board no hardware is used: cycles are those of its timing model.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import tempfile
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from profilers.lut import Lut, Network
-from toolchain.spaces import Space, load_space
-from toolchain.workflow.config import parse_config
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.profiled import profiled, run
+from profilers.lut import Lut
+from toolchain.export.native.plan import DIRECT
 from toolchain.workflow.costs import open_costs
-from toolchain.workflow.profile import calibration_networks, profile
-from toolchain.workflow.project import Project
+from toolchain.workflow.models import structural_graph
+from toolchain.workflow.profile import calibration_networks
 
 SPACES: dict[str, dict[str, Any]] = {
     "image2d": {"input_shape": [1, 16, 16], "classes": 10},
@@ -34,45 +34,28 @@ SPACES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--target", default="virtual:nucleo-l4r5zi")
-    parser.add_argument("--networks", type=int, default=50)
-    parser.add_argument("--space", choices=[*SPACES, "all"], default="all")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    chosen = list(SPACES) if arguments.space == "all" else [arguments.space]
-    figures = {name: measure(name, arguments.target, arguments.networks) for name in chosen}
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
-
-
 def measure(name: str, target: str, networks: int) -> dict[str, float]:
     """Profile a space into a fresh table; print and return errors and rates."""
-    config = {
-        "project": {"name": "bench"},
-        "data": {"kind": "digits"},  # not read: the space has its shape
-        "space": {"name": name, "parameters": SPACES[name]},
-        "target": {"url": target},
-        "profile": {"networks": networks},
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        project = _SpaceOnly(Path(folder), parse_config(config, "bench"))
-        start = time.monotonic()
-        (outcome,) = profile(project).targets
+    start = time.monotonic()
+    with profiled(name, SPACES[name], target, networks) as (project, outcome):
         seconds = time.monotonic() - start
         for signature, reason in outcome.failures:
             print(f"  failed: {signature}: {reason}")
         costs = open_costs(project, ["cycles"])
-        metric = costs.targets[0].metric
+        board = costs.targets[0]
+        metric = board.metric
         with Lut.open(project.lut_path, read_only=True) as lut:
-            rows = {n.name: m for n, m in lut.networks(outcome.stack, metric) if isinstance(n, Network)}
-    architectures = [a for a in calibration_networks(project, networks) if project.space.encode(a) in rows]
-    prices = costs.table.price(architectures)
+            rows = {n.name: m for n, m in lut.networks(outcome.stack, metric)}
+        architectures = [
+            a for a in calibration_networks(project, networks) if project.space.encode(a) in rows
+        ]
+        foretold = [costs.predict(a) for a in architectures]
+        prices = costs.table.price(architectures)[:, costs.table.metrics.index(metric)]
+        graphs = [structural_graph(project, a, "int8") for a in architectures]
+        direct = np.array([board.of_graph(graph, DIRECT)[metric] for graph in graphs])
+        planned = sum(board.plan(graph) != DIRECT for graph in graphs)
     measured = [rows[project.space.encode(a)] for a in architectures]
-    predicted = {metric: prices[:, column] for column, metric in enumerate(costs.table.metrics)}
+    predicted = {name: np.array([one[name] for one in foretold]) for name in foretold[0]}
     values = np.array([m.value for m in measured])
     errors = 100 * (predicted[metric] / values - 1)
     wrong = {
@@ -94,6 +77,9 @@ def measure(name: str, target: str, networks: int) -> dict[str, float]:
         "bias_percent": float(errors.mean()),
         "flash_wrong": wrong["flash_bytes"],
         "ram_wrong": wrong["ram_bytes"],
+        "with_winograd": planned,
+        "saved_percent": float(100 * (1 - predicted[metric] / direct).mean()),
+        "table_over_plan_percent": float(100 * (prices / predicted[metric] - 1).max()),
     }
     evidence = measured[0].evidence.value
     print(f"{name} on {outcome.stack.label} [{evidence}]: {report.measured} operators, "
@@ -104,20 +90,13 @@ def measure(name: str, target: str, networks: int) -> dict[str, float]:
           f"(runtime's constant {figures['constant']:,.0f})")  # fmt: skip
     print(f"  predicted = counted by the device: flash {len(measured) - wrong['flash_bytes']} of {len(measured)}, "
           f"RAM {len(measured) - wrong['ram_bytes']} of {len(measured)} networks")  # fmt: skip
+    print(f"  plans: {planned} of {len(measured)} networks have layers by Winograd's algorithm; {metric} less by "
+          f"{figures['saved_percent']:.1f} % in the mean than direct (predicted); the table's policies are at most "
+          f"{figures['table_over_plan_percent']:.2f} % over the exact plan")  # fmt: skip
     if outcome.note:
         print(f"  {outcome.note}")
     return figures
 
 
-class _SpaceOnly(Project):
-    """A project whose space needs no data set."""
-
-    @property
-    def space(self) -> Space:  # type: ignore[override]
-        if "_space" not in self.__dict__:
-            self.__dict__["_space"] = load_space(self.config.space.name, **self.config.space.parameters)
-        return self.__dict__["_space"]  # type: ignore[no-any-return]
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, SPACES, "virtual:nucleo-l4r5zi", 50, measure)

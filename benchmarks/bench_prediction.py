@@ -9,20 +9,18 @@ protocol marked unstable says in what phase the machine was.
 
 from __future__ import annotations
 
-import argparse
-import json
-import tempfile
+import sys
 from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.profiled import profiled, run
 from profilers.calibrate import mean_absolute_percentage_error, share_within, spearman
 from profilers.lut import Lut, Network
 from profilers.steady import steady_table
 from toolchain.graph import Operator
-from toolchain.workflow.config import parse_config
-from toolchain.workflow.profile import profile
-from toolchain.workflow.project import Project
 
 SPACES = {
     "image2d": {"input_shape": [1, 32, 32], "classes": 10},
@@ -30,35 +28,13 @@ SPACES = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--target", default="cpu:litert")
-    parser.add_argument("--networks", type=int, default=24)
-    parser.add_argument("--space", choices=[*SPACES, "all"], default="all")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    chosen = list(SPACES) if arguments.space == "all" else [arguments.space]
-    figures = {name: measure(name, arguments.target, arguments.networks) for name in chosen}
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
-
-
 def measure(name: str, target: str, networks: int) -> dict[str, float]:
     """Profile a space into a fresh table, print and return the errors."""
-    config = {
-        "project": {"name": "bench"},
-        "data": {"kind": "digits"},  # not read: the space has its shape
-        "space": {"name": name, "parameters": SPACES[name]},
-        "target": {"url": target},
-        "profile": {"networks": networks},
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        project = _SpaceOnly(Path(folder), parse_config(config, "bench"))
-        (outcome,) = profile(project).targets
-        with Lut.open(project.lut_path, read_only=True) as lut:
-            table = steady_table(lut, outcome.stack, "latency_us")
+    with (
+        profiled(name, SPACES[name], target, networks) as (project, outcome),
+        Lut.open(project.lut_path, read_only=True) as lut,
+    ):
+        table = steady_table(lut, outcome.stack, "latency_us")
     pairs = [
         (sum(table.values[op] for op in subject.operators), value)
         for subject, value in table.values.items()
@@ -91,15 +67,5 @@ def measure(name: str, target: str, networks: int) -> dict[str, float]:
     return figures
 
 
-class _SpaceOnly(Project):
-    """A project whose space needs no data set."""
-
-    @property
-    def space(self):  # type: ignore[no-untyped-def,override]
-        from toolchain.spaces import load_space
-
-        return load_space(self.config.space.name, **self.config.space.parameters)
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, SPACES, "cpu:litert", 24, measure)

@@ -35,10 +35,11 @@ class Change:
 def best_designs(
     model: ArcFlow, budgets: Sequence[Budget], count: int, *, engine: Engine | None = None
 ) -> list[Solution]:
-    """The `count` best distinct paths within the budgets, best first; fewer where there are no more. Exact.
+    """The `count` best architectures within the budgets, best first; fewer where there are no more. Exact.
 
     Lawler's scheme: the paths other than those found fall into disjoint sets ("as path p up to some arc, then any
-    other arc"), each of which has its own optimum; the best of these is next.
+    other arc"), each of which has its own optimum; the best of these is next. Parallel arcs of one candidate (a block
+    under several plans) count as one arc: what is fixed or barred is the candidate, so no architecture comes twice.
 
     Raises:
         InfeasibleError: no architecture keeps the budgets.
@@ -47,7 +48,10 @@ def best_designs(
     if count < 1:
         raise ConfigurationError(f"count is {count}; it must be at least 1")
     first = solve(model, budgets, engine=engine)
-    # (-value, order, solution, arcs of the path that are fixed, arcs barred at the node behind them)
+    kinds = np.stack([model.start, model.end, model.choice, model.candidate])
+    _, group = np.unique(kinds, axis=1, return_inverse=True)
+    group = group.reshape(-1)
+    # (-value, order, solution, arcs of the path that are fixed, groups of arcs barred at the node behind them)
     waiting: list[tuple[int, int, Solution, int, frozenset[int]]] = [(-first.value, 0, first, 0, frozenset())]
     found: list[Solution] = []
     made = 1
@@ -57,15 +61,15 @@ def best_designs(
         if len(found) == count:
             break
         for position in range(fixed, len(solution.path)):
-            closed = {solution.path[position]} | (barred if position == fixed else set())
+            closed = {int(group[solution.path[position]])} | (barred if position == fixed else set())
             allowed = np.ones(model.arcs, np.bool_)
             for arc in solution.path[:position]:
-                node = model.start[arc]
-                allowed[model.first[node] : model.first[node + 1]] = False
-                allowed[arc] = True
-            allowed[list(closed)] = False
+                there = slice(model.first[model.start[arc]], model.first[model.start[arc] + 1])
+                allowed[there] = group[there] == group[arc]
             node = model.start[solution.path[position]]
-            if not allowed[model.first[node] : model.first[node + 1]].any():
+            there = slice(model.first[node], model.first[node + 1])
+            allowed[there] = ~np.isin(group[there], list(closed))
+            if not allowed[there].any():
                 continue
             other = solve_or_none(model, budgets, allowed=allowed, engine=engine)
             if other is not None:
