@@ -10,13 +10,32 @@ import numpy as np
 
 from toolchain.errors import InfeasibleError
 from toolchain.units import BUDGET_METRICS, Budget, QuantileBudget, plain_metric
-from toolchain.workflow.costs import Costs
+from toolchain.workflow.costs import Costs, open_costs
 from toolchain.workflow.project import Project
 from toolchain.workflow.sessions import LATENCY, MEASURED
 
 QUANTILE_SEED, QUANTILE_SAMPLES = 0, 4096
 # search.margin where the project does not say: a CPU's predictions err by some per cent, a board's by parts of one.
 MARGIN, BOARD_MARGIN = 10.0, 2.0
+
+
+def asked_budgets(
+    project: Project, changes: tuple[Budget | QuantileBudget, ...]
+) -> tuple[Budget | QuantileBudget, ...]:
+    """The budgets of the project file, with those of the command line in their place metric by metric."""
+    return merged_budgets(project_budgets(project), tuple(named(project, b) for b in changes))
+
+
+def priced(
+    project: Project, asked: tuple[Budget | QuantileBudget, ...], *, strict: bool = False
+) -> tuple[Costs, tuple[Budget, ...]]:
+    """The costs of the project's space under plans that keep the budgets, and the budgets as absolute bounds.
+
+    Raises: as `open_costs`.
+    """
+    costs = open_costs(project, [b.metric for b in asked], strict=strict)
+    limits = within_the_part(costs, resolved(project, costs, asked))
+    return costs.under(limits), limits
 
 
 def merged_budgets(

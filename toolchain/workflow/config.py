@@ -180,7 +180,9 @@ class RunSection(_Section):
         ge=0,
         description="at most so many times candidates are measured and the cost model is corrected; 0: never",
     )
-    candidates: int = Field(3, ge=0, description="next best networks that are measured beside the chosen one")
+    candidates: int = Field(
+        3, ge=0, le=5, description="next best networks that are measured beside the chosen one"
+    )
 
 
 class TrainingSection(_Section):

@@ -1,4 +1,4 @@
-"""The whole loop: profile, search, export, deploy."""
+"""The whole loop: profile, search in rounds that measure and correct, export, deploy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from toolchain.workflow.deploy import DeployOutcome, deploy
 from toolchain.workflow.export import ExportOutcome, export
 from toolchain.workflow.profile import ProfileOutcome, profile
 from toolchain.workflow.project import Progress, Project, silent
-from toolchain.workflow.search import SearchOutcome, search
+from toolchain.workflow.rounds import RoundsOutcome, search_in_rounds
+from toolchain.workflow.search import SearchOutcome
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class RunOutcome:
 
     profile: ProfileOutcome
     search: SearchOutcome
+    rounds: RoundsOutcome
     export: ExportOutcome
     deploy: DeployOutcome
 
@@ -43,8 +45,10 @@ def run(
         BoardfitError: as the stages do.
     """
     profiled = profile(project, progress=progress, wait=wait)
-    found = search(project, progress=progress, budgets=budgets, force=force, strict=strict)
+    found = search_in_rounds(
+        project, progress=progress, budgets=budgets, force=force, wait=wait, strict=strict
+    )
     exported = export(project, progress=progress, force=force)
     exported.verification.raise_for_breach()
     deployed = deploy(project, progress=progress, wait=wait)
-    return RunOutcome(profiled, found, exported, deployed)
+    return RunOutcome(profiled, found.search, found, exported, deployed)

@@ -14,17 +14,8 @@ from toolchain.search.protocols import SearchResult
 from toolchain.spaces import Architecture, Row
 from toolchain.units import Budget, QuantileBudget
 from toolchain.workflow.binas import Selection, binas_search, selection_from_record
-from toolchain.workflow.budgets import (
-    explain_margin,
-    margins_of,
-    merged_budgets,
-    named,
-    project_budgets,
-    resolved,
-    tightened,
-    within_the_part,
-)
-from toolchain.workflow.costs import Costs, TargetCosts, evidence_text, open_costs
+from toolchain.workflow.budgets import asked_budgets, explain_margin, margins_of, priced, tightened
+from toolchain.workflow.costs import Costs, TargetCosts, evidence_text
 from toolchain.workflow.methods import baseline, connas, connas_config
 from toolchain.workflow.models import structural_graph
 from toolchain.workflow.project import Progress, Project, fingerprint, silent
@@ -132,12 +123,10 @@ def search(
         raise UsageError(
             f"unknown search method {method!r}", remedy=f"use {', '.join(METHODS[:-1])} or {METHODS[-1]}"
         )
-    asked = merged_budgets(project_budgets(project), tuple(named(project, b) for b in budgets))
+    asked = asked_budgets(project, budgets)
     progress("costs", 0, 1, "reading the table")
-    costs = open_costs(project, [b.metric for b in asked], strict=strict)
+    costs, limits = priced(project, asked, strict=strict)
     progress("costs", 1, 1, f"{len(costs.chain.operators)} operators")
-    limits = within_the_part(costs, resolved(project, costs, asked))
-    costs = costs.under(limits)
     inputs = search_inputs(project, asked, method, costs)
     why = project.why(STAGE, inputs, force=force)
     stored = None if force else project.record(STAGE, inputs)

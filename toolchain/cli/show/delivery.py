@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from toolchain.cli.console import print_json, print_table, stdout
 from toolchain.cli.progress import duration
 from toolchain.cli.show.finding import search, search_json
+from toolchain.cli.show.loop import rounds, rounds_json
 from toolchain.cli.show.measuring import profile, profile_json
-from toolchain.cli.show.words import count, note, stack_note
+from toolchain.cli.show.words import again, count, note, stack_note
 
 if TYPE_CHECKING:
     from toolchain.export.verify import Comparison
@@ -25,7 +26,7 @@ def export(outcome: ExportOutcome, as_json: bool, c_project: CProject | None = N
         more = {} if c_project is None else {"c_project": asdict(c_project)}
         print_json("export", {**export_json(outcome), **more})
         return
-    title = f"Files in {outcome.folder}" + (" (nothing changed: the earlier files)" if outcome.reused else "")
+    title = f"Files in {outcome.folder}{again(outcome.why, outcome.reused, 'files')}"
     print_table(
         title, ("file", "bytes|"), [(name, f"{size:,}") for name, size in sorted(outcome.files.items())]
     )
@@ -104,6 +105,7 @@ def run(outcome: RunOutcome, as_json: bool) -> None:
             {
                 "profile": profile_json(outcome.profile),
                 "search": search_json(outcome.search),
+                "rounds": rounds_json(outcome.rounds),
                 "export": export_json(outcome.export),
                 "deploy": deploy_json(outcome.deploy),
             },
@@ -111,6 +113,7 @@ def run(outcome: RunOutcome, as_json: bool) -> None:
         return
     profile(outcome.profile, False)
     search(outcome.search, False)
+    rounds(outcome.rounds)
     export(outcome.export, False)
     deploy(outcome.deploy, False)
 

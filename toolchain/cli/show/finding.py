@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from toolchain.cli.console import print_json, print_table, stdout
-from toolchain.cli.show.words import count, note, rank, shape
+from toolchain.cli.show.words import again, count, note, rank, shape
 from toolchain.units import format_value
 
 if TYPE_CHECKING:
@@ -27,8 +27,7 @@ def search(outcome: SearchOutcome, as_json: bool) -> None:
         for r in outcome.rows
     ]
     print_table(
-        f"Network found by {outcome.method}"
-        + (" (nothing changed: the earlier result)" if outcome.reused else ""),
+        f"Network found by {outcome.method}{again(outcome.why, outcome.reused, 'result')}",
         ("block", "choice", "in", "out", "params|", "MACs|"),
         blocks,
     )

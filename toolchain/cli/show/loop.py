@@ -2,10 +2,60 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from toolchain.cli.console import print_table, stdout
+from toolchain.cli.show.words import count
+from toolchain.units import format_value
 
 if TYPE_CHECKING:
     from profilers.correct import Correction
+    from toolchain.workflow.rounds import RoundsOutcome
+
+
+def rounds(outcome: RoundsOutcome) -> None:
+    """Each round's candidates, predicted beside measured, and what the cost model learnt from them."""
+    lines = [
+        (
+            str(one.round) if network.chosen else "",
+            metric,
+            format_value(metric, value),
+            format_value(metric, network.measured[metric]) if metric in network.measured else "not measured",
+            f"{network.error_percent[metric]:+.1f} %" if metric in network.error_percent else "-",
+            network.evidence.get(metric, "-"),
+            ("chosen: " if network.chosen else "") + network.text,
+        )
+        for one in outcome.rounds
+        for network in one.candidates
+        for metric, value in network.predicted.items()
+    ]
+    if lines:
+        print_table(
+            "Candidates measured as whole networks",
+            ("round", "metric", "predicted|", "measured|", "error|", "evidence", "network"),
+            lines,
+        )
+    out = stdout()
+    for one in outcome.rounds:
+        for metric, found in one.correction.items():
+            networks = count(len(found["networks"]), "network")
+            out.print(
+                f"after round {one.round} ({one.why}): {metric} x {found['factor']:.4f} "
+                f"(before x {found['before']:.4f})"
+            )
+            out.print(
+                f"  mean error of {networks} {found['error_before_percent']:.2f} % -> "
+                f"{found['error_after_percent']:.2f} %"
+            )
+    out.print(f"{'settled' if outcome.settled else 'not settled'}: {outcome.why}")
+
+
+def rounds_json(outcome: RoundsOutcome) -> dict[str, Any]:
+    """As results/rounds.json has them."""
+    found = asdict(outcome)
+    found.pop("search")
+    return found
 
 
 def correction_text(found: Correction) -> str:

@@ -36,3 +36,10 @@ def note(text: str) -> None:
 def stack_note(stack: Stack) -> None:
     fields = ", ".join(f"{key} {value}" for key, value in stack.fields if key != "protocol")
     stdout().print(f"stack {stack.fingerprint}: {fields}")
+
+
+def again(why: str, reused: bool, what: str) -> str:
+    """Why a stage was done again, or that it was not; for the end of a title."""
+    if reused:
+        return f" (nothing changed: the earlier {what})"
+    return "" if why in ("", "first time") else f" (again: {why})"

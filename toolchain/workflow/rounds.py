@@ -1,0 +1,465 @@
+"""Hardware in the loop: the best candidates are measured as whole networks, before anything is trained for long.
+
+Costs of a network do not depend on its weights, so the chosen network and the next best ones run on the target as
+soon as they are chosen. Where the prediction of the chosen one is further off than the tolerance, or its measured
+value breaks a budget, the cost model is corrected (`profilers.correct`) and selection runs again, in seconds, from
+what is kept. A network that was measured is decided by its measurement, so one that was seen to break a budget is not
+chosen again, and the rounds come to an end: each either measures something new or is the last.
+
+Every round is recorded in results/rounds.json before its correction goes into the table, and recorded corrections are
+offered to the table again at every start. So a run that is killed anywhere goes on with the round that it was in.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from profilers.correct import Candidate, Correction, correction_row, fit_correction
+from profilers.lut import Lut, Network
+from profilers.lut_rows import now
+from profilers.profile import profile_networks
+from profilers.steady import steady_table
+from targets.session import model_format
+from toolchain.errors import InfeasibleError
+from toolchain.graph import Graph
+from toolchain.measurement import Measurement
+from toolchain.spaces import Architecture
+from toolchain.units import Budget, QuantileBudget
+from toolchain.workflow.budgets import asked_budgets, priced
+from toolchain.workflow.config import TargetSection
+from toolchain.workflow.costs import Costs, TargetCosts, calibration_fingerprint, scope_of
+from toolchain.workflow.models import structural_graph, structural_onnx
+from toolchain.workflow.project import Progress, Project, fingerprint, silent
+from toolchain.workflow.search import SearchOutcome, search, search_inputs
+from toolchain.workflow.sessions import MEASURED, open_session
+from toolchain.workflow.targets import each
+
+STAGE = "rounds"
+# run.tolerance where the project does not say.
+TOLERANCE, BOARD_TOLERANCE = 5.0, 2.0
+SAME = 1e-3  # share of a measured value below which a new one says nothing new
+
+
+@dataclass(frozen=True)
+class MeasuredCandidate:
+    """A network of one round. Metrics have the project's names.
+
+    Attributes:
+        text, architecture: the network. chosen: it is the round's winner.
+        score: validation accuracy with the supernet's weights, 0 to 1.
+        predicted: metric -> value by the cost model of this round. measured: on the target; empty where it could not.
+        error_percent: metric -> (predicted - measured) / measured in per cent.
+        evidence: metric -> how the measured value came to be.
+    """
+
+    text: str
+    architecture: Architecture
+    chosen: bool
+    score: float
+    predicted: Mapping[str, float]
+    measured: Mapping[str, float]
+    error_percent: Mapping[str, float]
+    evidence: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round.
+
+    Attributes:
+        round: its number, from 1. seconds: that it took.
+        candidates: what was measured, the winner first.
+        correction: metric -> what was put into the table after this round; empty where nothing was.
+        why: what followed from it.
+    """
+
+    round: int
+    seconds: float
+    candidates: tuple[MeasuredCandidate, ...]
+    correction: Mapping[str, Mapping[str, Any]]
+    why: str
+
+
+@dataclass(frozen=True)
+class RoundsOutcome:
+    """What the loop found.
+
+    Attributes:
+        search: the last selection.
+        rounds: all, in order. tolerance: metric -> per cent. limit: on the number of rounds.
+        settled: the prediction of the chosen network is within the tolerance, and what was measured keeps all budgets;
+            True also where nothing that is measured has a budget. why: the reason.
+        began: why the rounds were begun (again).
+        reused: nothing had changed since the rounds that stand here.
+    """
+
+    search: SearchOutcome
+    rounds: tuple[Round, ...]
+    tolerance: Mapping[str, float]
+    limit: int
+    settled: bool
+    why: str
+    began: str
+    reused: bool = False
+
+
+def search_in_rounds(
+    project: Project,
+    *,
+    progress: Progress = silent,
+    budgets: tuple[Budget | QuantileBudget, ...] = (),
+    force: bool = False,
+    wait: bool = False,
+    strict: bool = False,
+) -> RoundsOutcome:
+    """Search, measure, correct, and search again, until the winner's prediction holds; goes on where it was stopped.
+
+    Args: as `workflow.run.run`.
+
+    Raises:
+        InfeasibleError: no network keeps the budgets by the costs as they are now; the rounds so far are recorded.
+        DeviceError: a target cannot be opened or is busy. What was measured before stays.
+    """
+    asked = asked_budgets(project, budgets)
+    costs, _ = priced(project, asked, strict=strict)
+    measured = _judged(project, costs, asked)
+    tolerance = {
+        project.metric(one.target, metric): _tolerance(project, one)
+        for one in measured
+        for metric in one.measured(1.0)
+    }
+    limit = project.config.run.rounds
+    depends = _depends(project, asked, costs)
+    stored = None if force else project.record(STAGE, depends)
+    began = project.why(STAGE, depends, force=force)
+    reason = "" if stored is None else _contradicted(project, stored, measured)
+    if reason:
+        stored, began = None, reason
+    elif stored is not None:
+        began = str(stored["began"])
+    rounds = [] if stored is None else [_round_from(one) for one in stored["rounds"]]
+    for one in rounds:
+        _keep(project, one, measured)
+    done = stored is not None and bool(stored["done"])
+    settled, why = (bool(stored["settled"]), str(stored["why"])) if stored else (False, "")
+
+    def write(done: bool) -> None:
+        values = {"tolerance": tolerance, "limit": limit, "settled": settled, "why": why}
+        values |= {"done": done, "began": began}
+        project.write_record(STAGE, depends, {**values, "rounds": [asdict(one) for one in rounds]})
+
+    try:
+        found = _search(project, progress, budgets, force, strict)
+    except InfeasibleError:
+        if stored is None:  # earlier rounds led to a network that does not keep these budgets
+            project.drop_record(STAGE)
+        raise
+    if done:
+        return RoundsOutcome(found, tuple(rounds), tolerance, limit, settled, why, began, found.reused)
+    while True:
+        if not measured or not limit:
+            settled = not measured
+            why = "run.rounds is 0" if measured else "no budget on a measured metric: nothing to correct"
+            break
+        if len(rounds) == limit:
+            settled, why = (
+                False,
+                f"the limit of {_rounds(limit)} is reached; the last choice is measured by deploy",
+            )
+            break
+        started = time.monotonic()
+        number = len(rounds) + 1
+        costs, limits = priced(project, asked, strict=strict)
+        networks = _candidates(project, costs, found, limits)
+        _measure(project, _judged(project, costs, asked), list(networks), f"round {number}", wait, progress)
+        # Priced anew: where the machine was faster than ever before, all values are told at that speed from now on.
+        costs, _ = priced(project, asked, strict=strict)
+        measured = _judged(project, costs, asked)
+        candidates = _compared(project, measured, networks, found.architecture)
+        verdict = _verdict(candidates[0], tolerance, found.budgets)
+        correction: dict[str, Mapping[str, Any]] = {}
+        if verdict and not _nothing_new(project, measured, candidates):
+            correction = _corrections(project, measured, candidates, number)
+        if not verdict:
+            settled, why = (
+                True,
+                f"round {number}: the prediction of the chosen network is within the tolerance",
+            )
+        elif not correction:
+            settled, why = (
+                False,
+                f"{verdict}; it and its neighbours are measured, so another round learns nothing",
+            )
+        rounds.append(Round(number, time.monotonic() - started, candidates, correction, verdict or why))
+        write(done=not correction)
+        if not correction:
+            break
+        _keep(project, rounds[-1], measured)
+        why = verdict
+        try:
+            found = _search(project, progress, budgets, False, strict)
+        except InfeasibleError:
+            why = f"{verdict}; by the corrected costs no network keeps the budgets"
+            write(done=True)
+            raise
+    write(done=True)
+    return RoundsOutcome(found, tuple(rounds), tolerance, limit, settled, why, began)
+
+
+def _search(
+    project: Project,
+    progress: Progress,
+    budgets: tuple[Budget | QuantileBudget, ...],
+    force: bool,
+    strict: bool,
+) -> SearchOutcome:
+    return search(project, progress=progress, budgets=budgets, force=force, strict=strict)
+
+
+def _depends(project: Project, asked: tuple[Budget | QuantileBudget, ...], costs: Costs) -> dict[str, str]:
+    """What the rounds depend on: all that the search does, but for the corrections that they make."""
+    inputs = search_inputs(project, asked, project.config.search.method, costs)
+    del inputs["correction of costs"]
+    return {**inputs, "run settings": fingerprint(project.config.run.model_dump())}
+
+
+def _judged(project: Project, costs: Costs, asked: tuple[Budget | QuantileBudget, ...]) -> list[TargetCosts]:
+    """The targets on which a budget is on something that is measured."""
+    budgeted = {b.metric for b in asked}
+    return [
+        one
+        for one in costs.targets
+        if one.values and any(project.metric(one.target, metric) in budgeted for metric in MEASURED)
+    ]
+
+
+def _tolerance(project: Project, costs: TargetCosts) -> float:
+    given = project.config.run.tolerance
+    usual = TOLERANCE if costs.device is None else BOARD_TOLERANCE
+    return usual if given is None else given
+
+
+def _candidates(
+    project: Project, costs: Costs, found: SearchOutcome, limits: tuple[Budget, ...]
+) -> dict[Architecture, float]:
+    """The winner and the next best networks that keep the budgets on their real graphs, with their scores."""
+    chosen: dict[Architecture, float] = {found.architecture: found.score}
+    for text, score in found.alternatives:
+        if len(chosen) > project.config.run.candidates:
+            break
+        architecture = project.space.decode(text)
+        exact = costs.exact(architecture)
+        if all(b.keeps(exact[b.metric]) for b in limits):
+            chosen.setdefault(architecture, score)
+    return chosen
+
+
+def _measure(
+    project: Project,
+    measured: list[TargetCosts],
+    networks: list[Architecture],
+    title: str,
+    wait: bool,
+    progress: Progress,
+) -> None:
+    """Measure what the table lacks of these networks into it, on different devices side by side."""
+    # Prepared here: torch's seeds are the process's, and measuring has a thread for each device.
+    missing = {one.target.name: _missing(project, one, networks) for one in measured}
+    wanted = {one.target.name: one for one in measured if missing[one.target.name].graphs}
+
+    def work(target: TargetSection, tell: Progress) -> None:
+        costs, these = wanted[target.name], missing[target.name]
+        with (
+            Lut.open(project.lut_path) as lut,
+            open_session(target.url, target.precision) as session,
+        ):
+            profile_networks(
+                lut,
+                session,
+                these.graphs,
+                files=these.files,
+                plans={name: costs.plan(graph) for name, graph in these.graphs.items()},
+                retry_unstable=True,
+                wait=wait,
+                progress=lambda done, total: tell(title, done, total, "candidates measured"),
+            )
+
+    if wanted:
+        each([one.target for one in wanted.values()], work, progress)
+
+
+def _compared(
+    project: Project,
+    measured: list[TargetCosts],
+    networks: Mapping[Architecture, float],
+    winner: Architecture,
+) -> tuple[MeasuredCandidate, ...]:
+    """Predicted beside measured, as it stands in the table; the winner first."""
+    tables = {}
+    for one in measured:
+        with Lut.open(project.lut_path) as lut:
+            tables[one.target.name] = steady_table(lut, one.stack, one.metric)
+    result = []
+    for architecture, score in networks.items():
+        predicted, there, errors, evidence = {}, {}, {}, {}
+        for one in measured:
+            table = tables[one.target.name]
+            graph = structural_graph(project, architecture, one.target.precision)
+            foretold = one.of_graph(graph)
+            value = table.values.get(_network(project, one, architecture, graph))
+            for plain, amount in one.measured(value or 0.0).items():
+                metric = project.metric(one.target, plain)
+                predicted[metric] = foretold[plain]
+                if value is not None and table.evidence is not None:
+                    there[metric], evidence[metric] = amount, table.evidence.value
+                    errors[metric] = 100 * (foretold[plain] - amount) / amount
+        text = project.space.encode(architecture)
+        chosen = architecture == winner
+        result.append(
+            MeasuredCandidate(text, architecture, chosen, score, predicted, there, errors, evidence)
+        )
+    return tuple(result)
+
+
+def _network(project: Project, costs: TargetCosts, architecture: Architecture, graph: Graph) -> Network:
+    """A candidate as the table has it."""
+    return Network(project.space.encode(architecture), costs.plan(graph).operators(graph))
+
+
+@dataclass(frozen=True)
+class _Missing:
+    """Candidates without a row on a target: by name, and their ONNX files where it takes int8 ONNX."""
+
+    graphs: Mapping[str, Graph]
+    files: Mapping[str, bytes]
+
+
+def _missing(project: Project, costs: TargetCosts, networks: list[Architecture]) -> _Missing:
+    target = costs.target
+    with Lut.open(project.lut_path) as lut:
+        there = lut.known(costs.stack, costs.metric, "network", retry_unstable=True)
+    graphs, files = {}, {}
+    onnx = target.precision == "int8" and model_format(target.url) == "onnx"
+    for architecture in networks:
+        graph = structural_graph(project, architecture, target.precision)
+        network = _network(project, costs, architecture, graph)
+        if network.fingerprint not in there:
+            graphs[network.name] = graph
+            if onnx:
+                files[network.name] = structural_onnx(project, architecture)
+    return _Missing(graphs, files)
+
+
+def _verdict(winner: MeasuredCandidate, tolerance: Mapping[str, float], budgets: tuple[Budget, ...]) -> str:
+    """What is wrong with the winner's prediction; "" when nothing is."""
+    unknown = [metric for metric in tolerance if metric not in winner.measured]
+    if unknown:
+        return f"{unknown[0]} of the chosen network could not be measured"
+    broken = [b for b in budgets if b.metric in winner.measured and not b.keeps(winner.measured[b.metric])]
+    if broken:
+        return f"{broken[0].metric} of the chosen network breaks its budget"
+    off = {m: winner.error_percent[m] for m in tolerance if abs(winner.error_percent[m]) > tolerance[m]}
+    for metric, error in off.items():
+        return f"{metric} of the chosen network is predicted {error:+.1f} % off, tolerance {tolerance[metric]:g} %"
+    return ""
+
+
+def _nothing_new(
+    project: Project, measured: list[TargetCosts], candidates: tuple[MeasuredCandidate, ...]
+) -> bool:
+    """Whether every measured candidate, with this very value, is behind the corrections in force already."""
+    for one in measured:
+        if one.correction is None or one.correction.calibration != calibration_fingerprint(one.calibration):
+            return False
+        behind = {network.name: network.measured for network in one.correction.networks}
+        metric = project.metric(one.target, one.metric)
+        values = {c.text: c.measured[metric] for c in candidates if metric in c.measured}
+        if any(abs(value - behind.get(text, 0.0)) > SAME * value for text, value in values.items()):
+            return False
+    return True
+
+
+def _corrections(
+    project: Project, measured: list[TargetCosts], candidates: tuple[MeasuredCandidate, ...], number: int
+) -> dict[str, Mapping[str, Any]]:
+    """Metric -> the correction that all networks measured so far ask for, as it is kept in the table."""
+    result: dict[str, Mapping[str, Any]] = {}
+    for one in measured:
+        metric = project.metric(one.target, one.metric)
+        names = {c.text: c.architecture for c in candidates if metric in c.measured}
+        names |= (
+            {n.name: project.space.decode(n.name) for n in one.correction.networks} if one.correction else {}
+        )
+        networks = []
+        with Lut.open(project.lut_path) as lut:
+            values = steady_table(lut, one.stack, one.metric).values
+        for name, architecture in names.items():
+            graph = structural_graph(project, architecture, one.target.precision)
+            network = _network(project, one, architecture, graph)
+            if network in values:
+                predicted = one.of_graph(graph)[one.metric] / one.factor
+                networks.append(Candidate(name, network.fingerprint, predicted, values[network]))
+        winner = candidates[0].predicted[metric] / one.factor
+        found = fit_correction(
+            networks,
+            metric=one.metric,
+            stack=one.stack,
+            scope=scope_of(one.chain),
+            at=winner,
+            calibration=calibration_fingerprint(one.calibration),
+            usual_error=None if one.mape is None else one.mape / 100,
+            round=number,
+            before=one.factor,
+        )
+        result[metric] = {**json.loads(found.to_json()), "created_at": now()}
+    return result
+
+
+def _keep(project: Project, one: Round, measured: list[TargetCosts]) -> None:
+    """Put a round's corrections into the table, where they are not there yet."""
+    for costs in measured:
+        stored = one.correction.get(project.metric(costs.target, costs.metric))
+        if stored is None:
+            continue
+        values = dict(stored)
+        created = str(values.pop("created_at"))
+        row = correction_row(costs.stack, Correction.from_json(json.dumps(values)), created)
+        with Lut.open(project.lut_path) as lut:
+            lut.absorb((), [row])
+
+
+def _contradicted(project: Project, stored: Mapping[str, Any], measured: list[TargetCosts]) -> str:
+    """Why finished rounds do not stand: deploy has measured their winner since, and it breaks a budget that it kept."""
+    record = project.latest("search")
+    if not stored["done"] or not stored["rounds"] or record is None:
+        return ""
+    budgets = [Budget(b["metric"], b["bound"]) for b in record["budgets"]]
+    before = {c["text"]: c["measured"] for one in stored["rounds"] for c in one["candidates"]}
+    for one in measured:
+        with Lut.open(project.lut_path) as lut:
+            rows = {network.name: found for network, found in lut.networks(one.stack, one.metric)}
+        found: Measurement | None = rows.get(record["text"])
+        if found is None or found.unstable:
+            continue
+        for plain, value in one.measured(found.value).items():
+            metric = project.metric(one.target, plain)
+            broken = [b for b in budgets if b.metric == metric and not b.keeps(value)]
+            if broken and any(b.keeps(before.get(record["text"], {}).get(metric, 0.0)) for b in broken):
+                return f"{metric} of the deployed network breaks its budget"
+    return ""
+
+
+def _round_from(stored: Mapping[str, Any]) -> Round:
+    candidates = tuple(
+        replace(MeasuredCandidate(**one), architecture=tuple(int(i) for i in one["architecture"]))
+        for one in stored["candidates"]
+    )
+    return Round(stored["round"], stored["seconds"], candidates, stored["correction"], stored["why"])
+
+
+def _rounds(count: int) -> str:
+    return "1 round" if count == 1 else f"{count} rounds"
