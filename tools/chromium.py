@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -19,6 +20,14 @@ from queue import Empty, Queue
 from types import TracebackType
 from typing import Any, Self
 
+# Puts the pipes where Chromium wants them, then becomes Chromium.
+_LAUNCH = """
+import fcntl, os, sys
+taken, given = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
+os.dup2(taken, 3)
+os.dup2(given, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -40,9 +49,9 @@ class Chromium:
         self._profile = Path(self._folder.name)
         theirs_in, self._out = os.pipe()
         self._in, theirs_out = os.pipe()
-        # /bin/sh puts the pipes where Chromium wants them. As root (a container) its sandbox does not start.
+        # As root (a container) its sandbox does not start.
         command = [
-            "/bin/sh", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "sh", program, "--headless=new",
+            sys.executable, "-I", "-c", _LAUNCH, str(theirs_in), str(theirs_out), program, "--headless=new",
             "--remote-debugging-pipe", f"--user-data-dir={self._profile}", "--no-first-run", "--disable-gpu",
             "--disable-dev-shm-usage", "--hide-scrollbars", "--force-color-profile=srgb", "--disable-extensions",
             "--disable-background-networking", "--disable-component-update",
@@ -58,12 +67,18 @@ class Chromium:
         self.messages: list[str] = []
         self.requests: list[str] = []
         self._loaded = False
-        threading.Thread(target=self._read, daemon=True).start()
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._scripts = True
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
         self._session = ""
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.call(f"{domain}.enable")
+        try:
+            target = self.call("Target.createTarget", url="about:blank")["targetId"]
+            self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+            for domain in ("Page", "Runtime", "Log", "Network"):
+                self.call(f"{domain}.enable")
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -71,12 +86,18 @@ class Chromium:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the browser."""
         os.close(self._out)  # it ends by itself when nobody can ask any more
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._reader.join(5)
+        os.close(self._in)
         self._folder.cleanup()
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
@@ -87,9 +108,8 @@ class Chromium:
         """
         self._number += 1
         message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
-        session = getattr(self, "_session", "")
-        if session:
-            message["sessionId"] = session
+        if self._session:
+            message["sessionId"] = self._session
         os.write(self._out, json.dumps(message).encode() + b"\0")
         while True:
             try:
@@ -115,7 +135,17 @@ class Chromium:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{url} did not load within 30 s")
             time.sleep(0.02)
-        self.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        self.settle()
+
+    def scripts(self, on: bool) -> None:
+        """Whether pages run their scripts; `evaluate` always works."""
+        self._scripts = on
+        self.call("Emulation.setScriptExecutionDisabled", value=not on)
+
+    def settle(self) -> None:
+        """Wait until what was changed is drawn."""
+        if self._scripts:  # without scripts nobody is called back
+            self.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def resize(self, width: int, height: int = 900) -> None:
         """Another width; up to 500 pixels the page is told that it is on a phone."""
