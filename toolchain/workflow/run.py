@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from toolchain.units import Budget, QuantileBudget
 from toolchain.workflow.deploy import DeployOutcome, deploy
 from toolchain.workflow.export import ExportOutcome, export
 from toolchain.workflow.profile import ProfileOutcome, profile
 from toolchain.workflow.project import Progress, Project, silent
+from toolchain.workflow.report import write_report
 from toolchain.workflow.rounds import RoundsOutcome, search_in_rounds
 from toolchain.workflow.search import SearchOutcome
 
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """What each stage did."""
+    """What each stage did, and the page that shows it."""
 
     profile: ProfileOutcome
     search: SearchOutcome
     rounds: RoundsOutcome
     export: ExportOutcome
     deploy: DeployOutcome
+    report: Path
 
 
 def run(
@@ -33,7 +36,7 @@ def run(
     wait: bool = False,
     strict: bool = False,
 ) -> RunOutcome:
-    """All four stages in order. Stages whose inputs did not change are not done again, unless forced; measuring the
+    """All four stages in order, and the report. Stages whose inputs did not change are not done again, unless forced; measuring the
     deployed network always is.
 
     Args:
@@ -51,4 +54,7 @@ def run(
     exported = export(project, progress=progress, force=force)
     exported.verification.raise_for_breach()
     deployed = deploy(project, progress=progress, wait=wait)
-    return RunOutcome(profiled, found.search, found, exported, deployed)
+    progress("report", 0, 1, "")
+    report = write_report(project)
+    progress("report", 1, 1, str(report))
+    return RunOutcome(profiled, found.search, found, exported, deployed, report)

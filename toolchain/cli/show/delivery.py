@@ -108,6 +108,7 @@ def run(outcome: RunOutcome, as_json: bool) -> None:
                 "rounds": rounds_json(outcome.rounds),
                 "export": export_json(outcome.export),
                 "deploy": deploy_json(outcome.deploy),
+                "report": str(outcome.report),
             },
         )
         return
@@ -116,6 +117,7 @@ def run(outcome: RunOutcome, as_json: bool) -> None:
     rounds(outcome.rounds)
     export(outcome.export, False)
     deploy(outcome.deploy, False)
+    stdout().print(f"report: {outcome.report}")
 
 
 _DOES = {"reuse": "nothing", "do": "do", "go on": "go on", "open": "perhaps"}
