@@ -36,8 +36,8 @@ def run(
     wait: bool = False,
     strict: bool = False,
 ) -> RunOutcome:
-    """All four stages in order, and the report. Stages whose inputs did not change are not done again, unless forced; measuring the
-    deployed network always is.
+    """All four stages in order, and the report. Stages whose inputs did not change are not done again, unless forced;
+    measuring the deployed network always is.
 
     Args:
         budgets: replace those of the project file metric by metric.
