@@ -17,6 +17,9 @@ from toolchain.workflow.sessions import LATENCY, MEASURED
 QUANTILE_SEED, QUANTILE_SAMPLES = 0, 4096
 # search.margin where the project does not say: a CPU's predictions err by some per cent, a board's by parts of one.
 MARGIN, BOARD_MARGIN = 10.0, 2.0
+SPREADS = (
+    2.0  # standard deviations of single networks about the corrected model that the margin need not exceed
+)
 
 
 def asked_budgets(
@@ -73,6 +76,9 @@ def margins_of(project: Project, costs: Costs) -> dict[str, float]:
         usual = MARGIN if one.device is None else BOARD_MARGIN
         if one.filled is not None:
             usual = max(usual, MARGIN)
+        if one.correction is not None and one.factor == one.correction.factor:
+            # Measured near the optimum: it is known there how far single networks are off.
+            usual = min(usual, 100 * SPREADS * one.correction.spread)
         for metric in MEASURED:
             found[project.metric(one.target, metric)] = usual if given is None else given
     return found

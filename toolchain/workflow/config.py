@@ -176,7 +176,7 @@ class RunSection(_Section):
         "default 5 on a CPU, 2 on a board",
     )
     rounds: int = Field(
-        3,
+        5,
         ge=0,
         description="at most so many times candidates are measured and the cost model is corrected; 0: never",
     )
