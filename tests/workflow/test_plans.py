@@ -1,0 +1,172 @@
+"""Algorithms as part of the loop: flash is traded for time under the budgets, and what is foretold is what runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from profilers.lut import Lut
+from targets.mcu import session as boards
+from tests.workflow.projects import SPACE, edit, make_project
+from toolchain.cli import main
+from toolchain.errors import InfeasibleError
+from toolchain.export.native.plan import DIRECT, Plan
+from toolchain.export.native.reader import read_program
+from toolchain.export.native.weights import DSP_WINOGRAD
+from toolchain.units import Budget
+from toolchain.workflow.costs import open_costs
+from toolchain.workflow.deploy import deploy
+from toolchain.workflow.export import export, export_c, programs
+from toolchain.workflow.models import structural_graph
+from toolchain.workflow.profile import profile
+from toolchain.workflow.project import Project, open_project
+from toolchain.workflow.search import search
+
+for name in ("unicorn", "capstone", "serial", "elftools"):
+    pytest.importorskip(name, reason=f"a virtual board needs {name}")
+
+pytestmark = pytest.mark.usefixtures("without_onnx")
+URL = "virtual:nucleo-l4r5zi"
+# Wider, so that 3x3 convolutions gain by Winograd's algorithm.
+WIDE = (
+    SPACE.replace("nn.MaxPool2d(2)", "nn.Conv2d(self.input_shape[0], 8, 3, padding=1)")
+    .replace('Candidate("c8", "conv", 8)', 'Candidate("c20", "conv", 20)')
+    .replace('Candidate("c4", "conv", 4)', 'Candidate("c16", "conv", 16)')
+    .replace(', Candidate("id", "id")', ",")
+)
+SMALLEST = (0, 0)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A project with its table, to be copied."""
+    kept, build = tmp_path_factory.getbasetemp() / "firmware-of-the-workflow", boards.firmware_of
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(boards, "firmware_of", lambda url, cache=None: build(url, kept))
+        folder = make_project(
+            tmp_path_factory.mktemp("wide") / "p",
+            url=URL,
+            budgets='flash = "1 MB"',
+            search_epochs=1,
+            epochs=2,
+        )
+        (folder / "my_space.py").write_text(WIDE)
+        edit(folder, "samples = 8", "samples = 8\ncontribution_samples = 320\nranking_networks = 4")
+        profile(open_project(folder))
+        yield folder
+
+
+@pytest.fixture
+def project(table: Path, tmp_path: Path) -> Project:
+    return open_project(shutil.copytree(table, tmp_path / "wide"))
+
+
+def costs_under(project: Project, **bounds: float) -> dict[str, float]:
+    """What the smallest network costs under bounds."""
+    budgets = [Budget(metric, bound) for metric, bound in bounds.items()]
+    return open_costs(project, ["cycles"]).under(budgets).exact(SMALLEST)
+
+
+def test_every_algorithm_has_a_row(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    with Lut.open(project.lut_path, read_only=True) as lut:
+        (stack,) = lut.stacks()
+        values = lut.table(stack, "cycles").values
+        networks = lut.networks(stack, "cycles")
+    winograd = [op for op in values if op.algorithm == "winograd"]
+    assert len(winograd) == 2 + 2 * 2  # two widths behind the stem, four pairs of widths behind those
+    # Whole networks are measured as they would be deployed, and judge the sums with their algorithms.
+    assert any(op.algorithm == "winograd" for network, _ in networks for op in network.operators)
+    costs = open_costs(project, ["cycles"]).targets[0]
+    assert costs.calibration is not None
+    assert costs.calibration.mape < 2.0
+    assert main(["lut", "show", str(project.lut_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "winograd" in shown
+
+
+def test_flash_buys_time(project: Project) -> None:
+    """From no room to much, byte by byte of what the plans take: cycles fall, flash stays within the bound, and the
+    exact plan is never worse than the table's.
+    """
+    graph = structural_graph(project, SMALLEST, "int8")
+    costs = open_costs(project, ["cycles"])
+    board = costs.targets[0]
+    every = [
+        board.of_graph(graph, Plan(frozenset(nodes)))
+        for nodes in ((), (1,), (2,), (1, 2))
+    ]  # fmt: skip
+    assert [op.kernel for op in graph.operators[:3]] == [(3, 3)] * 3
+    seen = []
+    for bound in sorted({one["flash_bytes"] for one in every}):
+        under = costs.under([Budget("flash_bytes", bound)])
+        exact, price = (
+            under.exact(SMALLEST),
+            dict(zip(costs.table.metrics, under.table.price([SMALLEST])[0], strict=True)),
+        )
+        best = min(one["cycles"] for one in every if one["flash_bytes"] <= bound)
+        assert exact["cycles"] == pytest.approx(best)
+        assert exact["flash_bytes"] <= bound
+        assert price["flash_bytes"] <= bound
+        assert price["cycles"] >= exact["cycles"] - 1e-3
+        seen.append(exact["cycles"])
+    assert seen == sorted(seen, reverse=True)
+    assert seen[-1] < 0.8 * seen[0]
+
+
+@pytest.mark.parametrize("method", ["connas", "binas", "evolution"])
+def test_a_budget_that_only_winograd_keeps(project: Project, method: str) -> None:
+    """Every network is too slow when it is computed directly; a flash budget without room for more says no."""
+    direct, fast = costs_under(project, flash_bytes=1), costs_under(project)
+    limit = Budget("cycles", (direct["cycles"] + fast["cycles"]) / 2)
+    found = search(project, budgets=(limit,), method=method)
+    assert found.predicted["cycles"] <= limit.bound
+    assert found.exact["flash_bytes"] > direct["flash_bytes"]
+    assert Plan.from_dict(found.targets[0].plan) != DIRECT
+    with pytest.raises(InfeasibleError):
+        search(project, budgets=(limit, Budget("flash_bytes", direct["flash_bytes"])), method=method)
+
+
+def test_what_is_foretold_is_written_deployed_and_counted(project: Project, tmp_path: Path) -> None:
+    """A flash budget with room for one of two layers: the same plan everywhere."""
+    graph = structural_graph(project, SMALLEST, "int8")
+    board = open_costs(project, ["cycles"]).targets[0]
+    one = board.of_graph(graph, Plan(frozenset({2})))
+    budgets = (Budget("flash_bytes", one["flash_bytes"]),)
+    found = search(project, budgets=budgets, method="random")
+    plan = Plan.from_dict(found.targets[0].plan)
+    assert len(plan.winograd) == 1
+    outcome = export(project)
+    assert outcome.verification.ok
+    (program,) = programs(project).values()
+    info = read_program((project.model_folder / program.name).read_bytes())
+    assert [i for i, op in enumerate(info.operators) if op.kernel == DSP_WINOGRAD] == sorted(plan.winograd)
+    rows = {row.metric: row for row in deploy(project).rows}
+    for metric in ("flash_bytes", "ram_bytes"):
+        assert rows[metric].predicted == rows[metric].measured == found.exact[metric]
+    assert abs(rows["cycles"].error_percent or 100) < 2
+    with Lut.open(project.lut_path, read_only=True) as lut:
+        networks = {n.name: n for n, _ in lut.networks(lut.stacks()[0], "cycles")}
+    assert sum(op.algorithm == "winograd" for op in networks[found.text].operators) == 1
+    # The C project has it, too; another budget makes other files.
+    made = export_c(project, tmp_path / "c")
+    assert "kernels/winograd.c" in made.files
+    assert found.text == search(project, budgets=(Budget("flash_bytes", 1e6),), method="random").text
+    assert not export(project).reused
+
+
+def test_an_old_table_is_a_table_without_choices(project: Project) -> None:
+    """Rows of direct operators alone: prices are those of direct programs, and nothing is an error."""
+    with Lut.open(project.lut_path) as lut:
+        rows, _ = lut.contents()
+    project.lut_path.unlink()
+    with Lut.open(project.lut_path) as lut:
+        lut.put_many(r for r in rows if "winograd" not in json.dumps([str(r.subject)]))
+    costs = open_costs(project, ["cycles"], strict=True)
+    assert costs.targets[0].plans is None
+    assert costs.targets[0].plan(structural_graph(project, SMALLEST, "int8")) == DIRECT
+    assert np.isfinite(costs.table.price([SMALLEST])).all()
