@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
 
+from profilers.footprint import with_algorithms
 from profilers.lut import Lut
 from profilers.profile import session_metric
 from targets.session import Description, describe
 from toolchain.errors import BoardfitError
 from toolchain.measurement import Measurement, Stack
 from toolchain.units import Budget, QuantileBudget
-from toolchain.workflow.budgets import merged_budgets, named, project_budgets, resolved, within_the_part
+from toolchain.workflow.budgets import asked_budgets, priced
 from toolchain.workflow.config import TargetSection, parse_share
-from toolchain.workflow.costs import open_costs
 from toolchain.workflow.deploy import check_exported
 from toolchain.workflow.export import changed_file, export_inputs
 from toolchain.workflow.methods import connas_config
@@ -41,7 +41,7 @@ class Step:
     """One stage, on one target where it is done on each.
 
     Attributes:
-        stage: "profile", "search", "export" or "deploy".
+        stage: "profile", "search", "rounds", "export" or "deploy".
         target: its name; empty where the step is of no target.
         does: "reuse": an earlier result stands; "do"; "go on" with what was interrupted; "open": cannot be said.
         what: what would be done, in words.
@@ -126,6 +126,7 @@ def dry_run(project: Project, asked: Asked) -> DryRun:
     else:
         search = _search(project, asked)
     steps.append(search)
+    steps.append(_rounds(project, search.does))
     stored = project.latest("search") if search.does == "reuse" else None
     if stored is not None:
         export = _export(project, stored, asked)
@@ -153,25 +154,23 @@ def _profile(project: Project, target: TargetSection, asked: Asked) -> Step:
             f"which rows are there can only be said by opening {target.url}", None, "unknown",
         )  # fmt: skip
     metric = session_metric(about)
-    chain = project.space.chain(target.precision)
+    space = with_algorithms(about.model_format, project.space.chain(target.precision).operators)
     networks = [
         project.space.encode(a) for a in calibration_networks(project, project.config.profile.networks)
     ]
     if not project.lut_path.exists():
-        return _measuring(
-            target, len(chain.operators), len(networks), asked, "there is no table yet", None, None
-        )
+        return _measuring(target, len(space), len(networks), asked, "there is no table yet", None, None)
     again = {"retry_failures": asked.retry, "retry_unstable": asked.retry}
     with Lut.open(project.lut_path, read_only=True) as lut:
         known = lut.known(about.stack, metric, "operator", **again)
         measured = {network.name for network, _ in lut.networks(about.stack, metric)}
         rates = [_seconds_per_row(lut, about.stack, metric, kind) for kind in ("operator", "network")]
-    operators = sum(op.signature not in known for op in chain.operators)
+    operators = sum(op.signature not in known for op in space)
     missing = sum(name not in measured for name in networks)
     if not known and not measured:
         why = f"the table has no rows of {about.stack.label} as it is now"
     else:
-        why = f"{len(chain.operators) - operators} of {len(chain.operators)} operators and "
+        why = f"{len(space) - operators} of {len(space)} operators and "
         why += f"{len(networks) - missing} of {len(networks)} networks are there"
     return _measuring(target, operators, missing, asked, why, *rates, project=project)
 
@@ -238,10 +237,9 @@ def _search(project: Project, asked: Asked) -> Step:
             else "whether the prices changed can only be said by opening the targets"
         )
         return _searching(project, method, "do" if stored is None else "open", why)
-    limits = merged_budgets(project_budgets(project), tuple(named(project, b) for b in asked.budgets))
+    limits = asked_budgets(project, asked.budgets)
     try:
-        costs = open_costs(project, [b.metric for b in limits], strict=asked.strict)
-        costs = costs.under(within_the_part(costs, resolved(project, costs, limits)))
+        costs, _ = priced(project, limits, strict=asked.strict)
     except BoardfitError as error:
         return Step(
             "search", "", "open", "refused as it stands", f"{error.message}: {error.remedy}", None, ""
@@ -283,6 +281,32 @@ _KEPT: Final[Mapping[str, str]] = {
     "evolution": "supernet-uniform-",
     "random": "supernet-uniform-",
 }
+
+
+def _rounds(project: Project, search: Does) -> Step:
+    """The rounds of `run` in which candidates are measured and the cost model is corrected."""
+    settings, stored = project.config.run, project.latest("rounds")
+    if stored is not None and stored["done"] and search == "reuse":
+        return Step("rounds", "", "reuse", str(stored["why"]), "nothing changed", 0.0, "")
+    if not settings.rounds:
+        return Step("rounds", "", "reuse", "none", "run.rounds is 0", 0.0, "")
+    what = (
+        f"at most {settings.rounds} rounds; each measures the chosen network and {settings.candidates} others"
+    )
+    why = "until the prediction of the chosen network is within the tolerance"
+    past = [] if stored is None else [one["seconds"] for one in stored["rounds"]]
+    if not past:
+        return Step("rounds", "", "do", what, why, None, "unknown: there was no round yet in this project")
+    each = statistics.fmean(past)
+    return Step(
+        "rounds",
+        "",
+        "do",
+        what,
+        why,
+        settings.rounds * each,
+        f"at most; {each:.2g} s per round the last time",
+    )
 
 
 def _export(project: Project, found: Mapping[str, Any], asked: Asked) -> Step:
