@@ -10,7 +10,7 @@ Our own runtime's kernels can: `places` says what shares a place then, `live_ste
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -100,7 +100,7 @@ def live_peak_bytes(graph: Graph, alignment: int = 1) -> int:
 
 def live_steps(graph: Graph) -> tuple[Live, ...]:
     """What lives while each node runs, for a runtime in which a reshape's output is its input."""
-    owner, groups = _groups(graph, keep_inputs=False)
+    owner, groups = _groups(graph, False, lifetimes(graph))
     kept = {owner.get(name, name) for name in graph.outputs}
     found = []
     for index, node in enumerate(graph.nodes):
@@ -134,6 +134,7 @@ def places(
     *,
     taken: Mapping[int, str | None] = MappingProxyType({}),
     keep_inputs: bool = False,
+    lives: Sequence[Lifetime] | None = None,
 ) -> Places:
     """What needs a place of its own, where a reshape's output is its input and some kernels write over an input.
 
@@ -142,8 +143,9 @@ def places(
             as large; of an add or mul, only of one that is not broadcast. The network's outputs are never overwritten.
         taken: node -> the input whose place it takes (one of `choices`), or None to have its own. Default: the first.
         keep_inputs: the network's inputs are never overwritten either.
+        lives: of the activations, where they differ from `lifetimes(graph)`.
     """
-    owner, groups = _groups(graph, keep_inputs)
+    owner, groups = _groups(graph, keep_inputs, lifetimes(graph) if lives is None else lives)
     kept = {owner.get(name, name) for name in (*graph.outputs, *(graph.inputs if keep_inputs else ()))}
     choices: dict[int, tuple[str, ...]] = {}
     place_of = {name: name for name in groups}
@@ -169,7 +171,9 @@ def places(
     return Places(tuple(found.values()), MappingProxyType(shared), MappingProxyType(choices))
 
 
-def _groups(graph: Graph, keep_inputs: bool) -> tuple[dict[str, str], dict[str, Lifetime]]:
+def _groups(
+    graph: Graph, keep_inputs: bool, lives: Sequence[Lifetime]
+) -> tuple[dict[str, str], dict[str, Lifetime]]:
     """Tensors and their reshapes: (tensor -> the one whose place it shares, that one's name -> life of all of them).
 
     A reshape of a constant has a place of its own.
@@ -180,7 +184,7 @@ def _groups(graph: Graph, keep_inputs: bool) -> tuple[dict[str, str], dict[str, 
         if node.operator.kind == "reshape" and source not in graph.constants:
             owner[node.output] = owner.get(source, source)
     groups: dict[str, Lifetime] = {}
-    for tensor in lifetimes(graph):
+    for tensor in lives:
         name = owner.get(tensor.name, tensor.name)
         last = len(graph.nodes) if keep_inputs and tensor.name in graph.inputs else tensor.last
         known = groups.get(name, tensor)

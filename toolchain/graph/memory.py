@@ -31,6 +31,7 @@ __all__ = [
     "greedy",
     "lifetimes",
     "live_peak_bytes",
+    "native_bound",
     "optimal",
     "plan",
     "plan_greedy",
@@ -118,6 +119,7 @@ def plan_native(
     *,
     in_place: Collection[int] = (),
     keep_inputs: bool = False,
+    lives: Sequence[Lifetime] | None = None,
     alignment: int = NATIVE_ALIGNMENT,
     node_limit: int = NODE_LIMIT,
 ) -> MemoryPlan:
@@ -130,6 +132,7 @@ def plan_native(
         scratch: node index -> bytes of scratch memory that its kernel needs; it stands under `scratch_name(index)`.
         in_place: nodes whose kernels write their output over an input where nothing else needs it.
         keep_inputs: network inputs are never overwritten, so the network can run again on the same ones.
+        lives: of the activations, where they are not those of a graph whose nodes run once each.
         alignment: of every offset and size; the same for all keeps the search exact.
 
     Raises:
@@ -148,7 +151,7 @@ def plan_native(
         offsets = {**found.offsets, **{name: found.offsets[place] for name, place in shared.owner.items()}}
         return replace(found, offsets=MappingProxyType(offsets))
 
-    first = places(graph, in_place, keep_inputs=keep_inputs)
+    first = places(graph, in_place, keep_inputs=keep_inputs, lives=lives)
     best = plan_of(first)
     # To overwrite whatever can be overwritten leaves the fewest bytes alive at each step. No other choice has a smaller
     # bound, but where the best plan does not reach it, another one's may.
@@ -158,7 +161,7 @@ def plan_native(
     least = best.lower_bound
     complete = math.prod(len(names) + 1 for names in first.choices.values()) <= ALTERNATIVES
     for taken in islice(_alternatives(first), ALTERNATIVES):
-        found = plan_of(places(graph, in_place, taken=taken, keep_inputs=keep_inputs))
+        found = plan_of(places(graph, in_place, taken=taken, keep_inputs=keep_inputs, lives=lives))
         least = min(least, found.lower_bound)
         if found.arena_bytes < best.arena_bytes:
             best = found
@@ -166,6 +169,21 @@ def plan_native(
             break
     least = least if complete else bound
     return replace(best, lower_bound=least, proved=best.arena_bytes == least)
+
+
+def native_bound(
+    graph: Graph,
+    scratch: Mapping[int, int] = MappingProxyType({}),
+    *,
+    in_place: Collection[int] = (),
+    lives: Sequence[Lifetime] | None = None,
+    alignment: int = NATIVE_ALIGNMENT,
+) -> int:
+    """Bytes that no arena of `plan_native` can fall below: the most that live at one step. Quick."""
+    working = [
+        Lifetime(scratch_name(index), size, index + 1, index + 1) for index, size in scratch.items() if size
+    ]
+    return _live_peak([*places(graph, in_place, lives=lives).lifetimes, *working], alignment)
 
 
 def _alternatives(shared: Places) -> Iterator[dict[int, str | None]]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from toolchain.errors import UnsupportedError
 from toolchain.export.native import layout
+from toolchain.export.native.patches import Part
 from toolchain.graph import integer_reference as reference
 from toolchain.graph.graph import Graph, Node, Quantization
 from toolchain.graph.operator import Operator, Shape, same_padding
@@ -60,6 +61,7 @@ class Piece:
         body: everything behind bf_operator.
         into: byte of the output tensor at which it writes.
         walks: how often each input is read from its begin to its end.
+        part: what of the node it does, where that is not all.
     """
 
     node: int
@@ -71,6 +73,7 @@ class Piece:
     constant_lines: int = 0
     into: int = 0
     walks: tuple[int, ...] = (1,)
+    part: Part | None = None
 
     def descriptor(self, where: Where, constant_lines: int) -> bytes:
         """The operator's bytes, padded to 16."""
@@ -91,8 +94,10 @@ def window_body(
     chunk: int = 0,
     weights: int = 0,
     channels: int = 0,
+    part: Part | None = None,
 ) -> bytes:
-    """Fields of bf_window behind its head. A fully connected layer is a 1 x 1 image of all its inputs.
+    """Fields of bf_window behind its head. A fully connected layer is a 1 x 1 image of all its inputs; a part of a node
+    says itself what it sees of the image.
 
     Raises:
         UnsupportedError: a dimension above 65535.
@@ -105,6 +110,8 @@ def window_body(
     pads = [0, 0]
     if op.padding == "same":
         pads = [same_padding(source[i], op.kernel[i], op.stride[i])[0] for i in (0, 1)]
+    if part is not None:
+        source, pads = part.source, list(part.pads)
     numbers = (*source, *output, *op.kernel, *op.stride, *pads)
     if max(numbers) > _LARGEST_WORD:
         raise UnsupportedError(
@@ -148,14 +155,14 @@ def paddings(op: Operator) -> list[tuple[int, int, int]]:
     return found[1:] if len(found) > 1 and found[0] == (1, 0, 0) else found
 
 
-def pieces_of(graph: Graph, index: int, node: Node) -> list[Piece]:
-    """The operators that a node without weights becomes.
+def pieces_of(graph: Graph, index: int, node: Node, part: Part | None = None) -> list[Piece]:
+    """The operators that a node without weights becomes, or a part of it.
 
     Raises:
         GraphError: scales that TFLite Micro does not accept.
         UnsupportedError: a dimension that does not fit into its field.
     """
-    op, names = node.operator, node.inputs
+    op, names = node.operator if part is None else part.operator, node.inputs
     inputs = [reference.activation_scale(graph, name) for name in names]
     output = reference.activation_scale(graph, node.output)
     clamp = reference.activation_range(op.activation, output)
@@ -164,7 +171,7 @@ def pieces_of(graph: Graph, index: int, node: Node) -> list[Piece]:
         return [_binary(op, index, names, inputs, output)]
     if op.kind in ("average_pool", "max_pool"):
         reference.check_pool_scales(op, inputs[0], output)
-        body = window_body(op, zeros, clamp)
+        body = window_body(op, zeros, clamp, part=part)
         return [Piece(index, names, _KIND[op.kind], lambda where: body)]
     if op.kind == "pad":
         reference.check_pad(op)

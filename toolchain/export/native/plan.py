@@ -13,6 +13,7 @@ from typing import Final
 
 from toolchain.errors import GraphError
 from toolchain.export.native.layout import Isa
+from toolchain.export.native.patches import Patches, patch_choices, patch_parts
 from toolchain.export.native.weights import algorithms
 from toolchain.graph.graph import Graph
 from toolchain.graph.liveness import align
@@ -28,35 +29,51 @@ class Plan:
 
     Attributes:
         winograd: indices of the nodes that are computed by Winograd's algorithm; all others are direct.
+        patches: the first nodes that are computed patch by patch; None where each node runs once.
     """
 
     winograd: frozenset[int] = frozenset()
+    patches: Patches | None = None
 
     def algorithm(self, index: int) -> Algorithm:
         """Of the node with this index."""
         return "winograd" if index in self.winograd else "direct"
 
     def operators(self, graph: Graph) -> tuple[Operator, ...]:
-        """The graph's operators as the plan computes them: what the program is measured and priced as."""
-        return tuple(
-            replace(node.operator, algorithm=self.algorithm(index)) for index, node in enumerate(graph.nodes)
-        )
+        """The operators that the plan runs: what the program is measured and priced as. A node that is computed patch
+        by patch stands there once for each patch, with the patch's shapes.
+        """
+        inside = 0 if self.patches is None else self.patches.nodes
+        parts = () if self.patches is None else patch_parts(graph, self.patches)
+        ops = [(part.node, part.operator) for patch in parts for part in patch]
+        ops += [(index, node.operator) for index, node in enumerate(graph.nodes) if index >= inside]
+        return tuple(replace(op, algorithm=self.algorithm(index)) for index, op in ops)
+
+    def parts(self, graph: Graph, index: int) -> tuple[Operator, ...]:
+        """The operators that one node is run as: one for each patch, or its own."""
+        if self.patches is None or index >= self.patches.nodes:
+            return (graph.nodes[index].operator,)
+        return tuple(patch[index].operator for patch in patch_parts(graph, self.patches))
 
     def as_dict(self) -> dict[str, list[int]]:
         """For a record; `from_dict` reads it."""
-        return {"winograd": sorted(self.winograd)}
+        patches = () if self.patches is None else (self.patches.nodes, self.patches.rows)
+        return {"winograd": sorted(self.winograd), "patches": list(patches)}
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Sequence[int]]) -> Plan:
         """The plan that `as_dict` wrote."""
-        return cls(frozenset(stored["winograd"]))
+        patches = stored.get("patches")
+        return cls(frozenset(stored["winograd"]), Patches(*patches) if patches else None)
 
     def check(self, graph: Graph, isa: Isa) -> None:
-        """Check that each node's kernels offer the algorithm that the plan names.
+        """Check that each node's kernels offer the algorithm that the plan names, and that its patches can be computed.
 
         Raises:
             GraphError: naming the first node that has it not.
         """
+        if self.patches is not None:
+            patch_parts(graph, self.patches)
         for index in sorted(self.winograd):
             op = graph.nodes[index].operator if 0 <= index < len(graph.nodes) else None
             if op is None or op.kind not in WEIGHTED or "winograd" not in algorithms(op, isa):
@@ -72,13 +89,16 @@ DIRECT: Final = Plan()
 
 
 def estimated_cycles(op: Operator, algorithm: Algorithm) -> float:
-    """Core cycles of a convolution on a Cortex-M4 without wait states, from the instructions of its kernels' loops.
+    """Core cycles of an operator on a Cortex-M4 without wait states, from the instructions of its kernels' loops.
 
-    Good for comparing the algorithms of one operator (within 10 % of the emulator's counts from 16 channels on), where
-    nothing was measured.
+    Good for comparing the algorithms of one convolution (within 10 % of the emulator's counts from 16 channels on), and
+    roughly of operators, where nothing was measured.
     """
-    _, out_h, out_w, out_c = op.output
-    (height, width), in_c = op.kernel, op.inputs[0][-1]
+    if op.kind not in ("conv2d", "fully_connected"):
+        taps = math.prod(op.kernel)
+        return math.prod(op.output) * (2.2 * taps + 2 if op.kind == "depthwise_conv2d" else 1.5 * taps + 9)
+    out_h, out_w, out_c = (1, 1, *op.output[1:])[-3:]
+    (height, width), in_c = op.kernel, op.inputs[0][-1] if op.kind == "conv2d" else math.prod(op.inputs[0])
     pairs = -(-out_c // 2)
     if algorithm == "winograd":
         groups = -(-(-(-out_h // 2) * -(-out_w // 2)) // 4)  # of four tiles
@@ -99,55 +119,117 @@ def choose_plan(
 ) -> Plan:
     """The plan with the fewest cycles whose program fits the flash and whose arena fits the RAM.
 
-    Flash adds up over the nodes, so the choice is a knapsack, solved exactly. RAM is a matter of each node alone: its
-    activations and its kernel's scratch memory, which may be more or less than the other algorithm's. Should the memory
-    plan need more than the largest of these, the choices that save least are given up.
+    Flash adds up over the nodes, so the choice of algorithms is a knapsack, solved exactly. RAM is a matter of each
+    node alone: its activations and its kernel's scratch memory, which may be more or less than the other algorithm's.
+    Should the memory plan need more than the largest of these, the choices that save least are given up. Patches cost
+    cycles, so they are looked at only where nothing else fits the RAM: every number of first nodes, and of rows.
 
     Args:
         flash_bytes: of the program; None where nothing limits it.
         ram_bytes: of the arena; None where nothing limits it.
         cycles: cost of an operator under an algorithm: from a LUT, or `estimated_cycles`; inf for an algorithm that
-            must not be taken, because it was never measured.
+            must not be taken, because it was never measured. A patch's operator that was never measured costs its share
+            of the whole one.
 
     Returns:
-        `DIRECT` where nothing is gained, or where even that does not fit: a plan makes nothing smaller.
+        `DIRECT` where nothing is gained, or where no plan fits.
     """
     from toolchain.export.native import footprint
 
+    known: dict[tuple[Operator, Algorithm], float] = {}
+
+    def cost(op: Operator, algorithm: Algorithm) -> float:
+        if (op, algorithm) not in known:
+            known[op, algorithm] = cycles(op, algorithm)
+        return known[op, algorithm]
+
+    def cost_of(plan: Plan, index: int, algorithm: Algorithm) -> float:
+        whole = graph.nodes[index].operator
+        found = 0.0
+        for op in plan.parts(graph, index):
+            share = math.prod(op.output) / math.prod(whole.output)
+            value = cost(op, algorithm)
+            found += value if value < math.inf else share * cost(whole, algorithm)
+        return found
+
+    def fits(plan: Plan) -> bool:
+        flash = flash_bytes is None or footprint.program_bytes(graph, isa, plan=plan) <= flash_bytes
+        return flash and (ram_bytes is None or footprint.arena_bytes(graph, isa, plan=plan) <= ram_bytes)
+
+    plan = _choose_algorithms(graph, isa, DIRECT, flash_bytes, ram_bytes, cost_of)
+    if ram_bytes is None or fits(plan):
+        return plan
+    ways: list[tuple[float, Plan]] = []
+    for patches in patch_choices(graph):
+        way = Plan(patches=patches)
+        if footprint.arena_bound(graph, isa, plan=way) <= ram_bytes:
+            least = sum(
+                min(cost_of(way, index, algorithm) for algorithm in _ways(node.operator, isa))
+                for index, node in enumerate(graph.nodes)
+            )
+            ways.append((least, way))
+    best, fewest = plan, math.inf
+    for least, way in sorted(ways, key=lambda pair: pair[0]):
+        if least >= fewest:
+            break
+        found = _choose_algorithms(graph, isa, way, flash_bytes, ram_bytes, cost_of)
+        total = sum(cost_of(found, index, found.algorithm(index)) for index in range(len(graph.nodes)))
+        if total < fewest and fits(found):
+            best, fewest = found, total
+    return best
+
+
+def _ways(op: Operator, isa: Isa) -> tuple[Algorithm, ...]:
+    return algorithms(op, isa) if op.kind in WEIGHTED else ("direct",)
+
+
+def _choose_algorithms(
+    graph: Graph,
+    isa: Isa,
+    way: Plan,
+    flash_bytes: int | None,
+    ram_bytes: int | None,
+    cost_of: Callable[[Plan, int, Algorithm], float],
+) -> Plan:
+    """The best algorithms under a plan's patches; the plan as it is where even that does not fit the flash."""
+    from toolchain.export.native import footprint
+
     def arena(winograd: frozenset[int]) -> int:
-        return footprint.arena_bytes(graph, isa, plan=Plan(winograd))
+        return footprint.arena_bytes(graph, isa, plan=replace(way, winograd=winograd))
 
-    def scratch(op: Operator, algorithm: Algorithm) -> int:
-        return align(footprint.scratch_bytes(op, isa, algorithm), NATIVE_ALIGNMENT)
-
-    places = footprint.memory_plan(graph, isa).tensors
-    room = None if flash_bytes is None else flash_bytes - footprint.program_bytes(graph, isa)
+    places = footprint.memory_plan(graph, isa, plan=way).tensors
+    room = None if flash_bytes is None else flash_bytes - footprint.program_bytes(graph, isa, plan=way)
     items: list[tuple[int, int, float]] = []  # node, bytes more, cycles less
     needed: set[int] = set()  # where the other algorithm has no RAM
     for index, node in enumerate(graph.nodes):
-        op, step = node.operator, index + 1
-        if op.kind not in WEIGHTED or "winograd" not in algorithms(op, isa):
+        step = index + 1
+        if "winograd" not in _ways(node.operator, isa):
             continue
+        parts = way.parts(graph, index)
+        direct, winograd = (
+            max(align(footprint.scratch_bytes(op, isa, algorithm), NATIVE_ALIGNMENT) for op in parts)
+            for algorithm in algorithms(node.operator, isa)
+        )
         live = sum(align(t.size_at(step), NATIVE_ALIGNMENT) for t in places if t.first <= step <= t.last)
-        live -= scratch(op, "direct")
-        more = footprint.operator_bytes(op, isa, "winograd") - footprint.operator_bytes(op, isa)
-        less = cycles(op, "direct") - cycles(op, "winograd")
+        live -= direct
+        more = footprint.constant_bytes(parts, isa, "winograd") - footprint.constant_bytes(parts, isa)
+        less = cost_of(way, index, "direct") - cost_of(way, index, "winograd")
         if less == -math.inf:
             continue
-        if ram_bytes is not None and live + scratch(op, "winograd") > ram_bytes:
+        if ram_bytes is not None and live + winograd > ram_bytes:
             continue
-        if ram_bytes is not None and live + scratch(op, "direct") > ram_bytes:
+        if ram_bytes is not None and live + direct > ram_bytes:
             needed.add(index)
             room = None if room is None else room - more
         elif less > 0:
             items.append((index, more, less))
     if room is not None and room < 0:
-        return DIRECT
+        return way
     chosen = _knapsack(items, room)
     saving = {index: less for index, _, less in items}
     while chosen and ram_bytes is not None and arena(chosen | needed) > ram_bytes:
         chosen -= {min(chosen, key=lambda index: (saving[index], index))}
-    return Plan(chosen | needed)
+    return replace(way, winograd=chosen | needed)
 
 
 def _knapsack(items: list[tuple[int, int, float]], room: int | None) -> frozenset[int]:

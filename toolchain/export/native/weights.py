@@ -54,6 +54,7 @@ class Footprint:
         constant_lines: 16-byte lines of weights and channels that one run reads from flash; a line that is read again
             counts again, unless what is read between fits the data cache (CACHE_BYTES).
         in_place: the output may begin where the input begins.
+        kernel: enum bf_kernel, the form; operators that differ in the image's size alone share weights of one form.
     """
 
     weight_bytes: int
@@ -61,6 +62,7 @@ class Footprint:
     scratch_bytes: int
     constant_lines: int
     in_place: bool = False
+    kernel: int = PLAIN
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ def weighted_footprint(op: Operator, isa: Isa, algorithm: Algorithm = "direct") 
         scratch_bytes=form.scratch_bytes,
         constant_lines=form.constant_lines,
         in_place=form.kernel in (DSP_PLANES, DSP_3X3, DSP_LINE) and _multiplies_no_channels(op),
+        kernel=form.kernel,
     )
 
 

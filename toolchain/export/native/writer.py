@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from toolchain.errors import BoardfitError, GraphError, UnsupportedError
 from toolchain.export.native import layout
 from toolchain.export.native.footprint import memory_plan
 from toolchain.export.native.layout import Isa, padded
+from toolchain.export.native.patches import Part, patch_parts
 from toolchain.export.native.pieces import Piece, Where, pieces_of, window_body
 from toolchain.export.native.plan import DIRECT, Plan
 from toolchain.export.native.weights import CACHE_BYTES, layout_weighted, weighted_footprint
@@ -63,9 +65,12 @@ def write_program(graph: Graph, isa: Isa = "dsp", *, keep_inputs: bool = False, 
     nowhere = Where(0, 0, 0, 0)
     constants_at = operators_at + sum(len(piece.descriptor(nowhere, 0)) for piece in pieces)
     descriptors, blocks = bytearray(), bytearray()
+    stored: dict[tuple[int, bytes], int] = {}  # parts of a node share their constants
     for piece in pieces:
-        own, places, lines = constants_at + len(blocks), [], piece.constant_lines
-        blocks += piece.constants.ljust(padded(len(piece.constants)), b"\0")
+        places, lines = [], piece.constant_lines
+        own = stored.setdefault((piece.node, piece.constants), constants_at + len(blocks))
+        if own == constants_at + len(blocks):
+            blocks += piece.constants.ljust(padded(len(piece.constants)), b"\0")
         for name, walks in zip(piece.inputs, piece.walks, strict=False):
             if name in graph.constants:
                 places.append(layout.IN_PROGRAM | (constants_at + len(blocks)))
@@ -74,7 +79,7 @@ def write_program(graph: Graph, isa: Isa = "dsp", *, keep_inputs: bool = False, 
                 # What fits the data cache is read from flash once, anything larger every time.
                 lines += -(-len(data) // layout.LINE) * (walks if len(data) > CACHE_BYTES else 1)
             else:
-                places.append(memory.offsets[name])
+                places.append(memory.offsets[name] + (piece.part.skips[name] if piece.part else 0))
         where = Where(
             input=places[0],
             output=memory.offsets[graph.nodes[piece.node].output] + piece.into,
@@ -103,25 +108,32 @@ def with_checksum(program: bytes) -> bytes:
     return program[: layout.CRC_FROM - 4] + crc.to_bytes(4, "little") + program[layout.CRC_FROM :]
 
 
-def program_nodes(graph: Graph, isa: Isa = "dsp") -> tuple[int, ...]:
+def program_nodes(graph: Graph, isa: Isa = "dsp", plan: Plan = DIRECT) -> tuple[int, ...]:
     """For each operator of the program of a graph, the index of the node that it comes from.
 
-    A reshape has none, and a concatenation one for each input: who reports times by node adds them up by this.
+    A reshape has none, a concatenation one for each input, and what is computed patch by patch one for each patch: who
+    reports times by node adds them up by this.
     """
-    return tuple(piece.node for piece in program_pieces(graph, isa))
+    return tuple(piece.node for piece in program_pieces(graph, isa, plan))
 
 
 def program_pieces(graph: Graph, isa: Isa, plan: Plan = DIRECT) -> list[Piece]:
     """The operators of a program, in order, before they have places."""
+    inside = 0 if plan.patches is None else plan.patches.nodes
+    patches = () if plan.patches is None else patch_parts(graph, plan.patches)
+    work: list[tuple[int, Part | None]] = [(part.node, part) for patch in patches for part in patch]
+    work += [(index, None) for index in range(inside, len(graph.nodes))]
     pieces: list[Piece] = []
-    for index, node in enumerate(graph.nodes):
+    for index, part in work:
+        node = graph.nodes[index]
         try:
             if node.operator.kind in WEIGHTED:
-                pieces.append(_weighted(graph, index, node, isa, plan.algorithm(index)))
+                found = [_weighted(graph, index, node, isa, plan.algorithm(index), part)]
             else:
-                pieces += pieces_of(graph, index, node)
+                found = pieces_of(graph, index, node, part)
         except (GraphError, UnsupportedError) as error:
             raise _at(error, index, node) from error
+        pieces += found if part is None else [replace(piece, part=part, into=part.into) for piece in found]
     return pieces
 
 
@@ -130,8 +142,10 @@ def _at(error: BoardfitError, index: int, node: Node) -> BoardfitError:
     return type(error)(f"{where}: {error.message}", remedy=error.remedy)
 
 
-def _weighted(graph: Graph, index: int, node: Node, isa: Isa, algorithm: Algorithm) -> Piece:
-    op = node.operator
+def _weighted(
+    graph: Graph, index: int, node: Node, isa: Isa, algorithm: Algorithm, part: Part | None
+) -> Piece:
+    op = node.operator if part is None else part.operator
     source, output = (reference.activation_scale(graph, name) for name in (node.inputs[0], node.output))
     if node.inputs[0] in graph.constants:
         raise UnsupportedError(
@@ -155,6 +169,7 @@ def _weighted(graph: Graph, index: int, node: Node, isa: Isa, algorithm: Algorit
             chunk=laid.chunk,
             weights=where.constants,
             channels=where.constants + len(rows),
+            part=part,
         ),
         laid.kernel,
         rows + laid.channels,
