@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.cli.conftest import Command
 from tests.workflow.projects import make_project
 from toolchain.export.native import layout
@@ -46,20 +44,24 @@ def differences(found: Any, documented: set[str]) -> dict[str, set[str]]:
 SAME: dict[str, set[str]] = {"only written": set(), "only on the page": set()}
 
 
-@pytest.fixture
-def finished(boardfit: Command, tmp_path: Path) -> tuple[Path, dict[str, Any]]:
-    """A project that has gone through the whole loop, and the document of `run --json`."""
+def uncovered(folder: Path) -> set[str]:
+    """Files of a project that the page does not name, the user's own aside."""
+    named = fields("A project folder") | {f"results/model/{name}" for name in fields("The model's files")}
+    named |= {"my_space.py", "data.npz"}
+    there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    return {
+        path
+        for path in there
+        if not any(path == name or (name.endswith("/") and path.startswith(name)) for name in named)
+    }
+
+
+def test_every_field_of_every_file(boardfit: Command, tmp_path: Path) -> None:
+    """On a project that has gone through the whole loop."""
     budgets = 'flash = "20 kB"\nram = "4 kB"\nlatency = "1 s"'
     folder = make_project(tmp_path / "tiny", budgets=budgets, search_epochs=2, epochs=12)
-    outcome = boardfit("run", "-C", folder, "--json")
-    assert outcome.code == 0, outcome.err
-    return folder, outcome.document
-
-
-def test_every_field_of_every_file(
-    finished: tuple[Path, dict[str, Any]], boardfit: Command, tmp_path: Path
-) -> None:
-    folder, ran = finished
+    ran = boardfit("run", "-C", folder, "--json").document
+    assert uncovered(folder) == set()
     results = folder / "results"
     common = fields("Records of the stages")
     records = {path.name for path in results.glob("*.json")}
@@ -101,19 +103,6 @@ def test_every_field_of_every_file(
 def _kinds() -> list[list[str]]:
     section = re.split(r"\n#+ ", PAGE.partition("## Documents of --json\n")[2])[0]
     return [line.strip("|").split("|")[:2] for line in section.splitlines() if line.startswith("|")][2:]
-
-
-def test_the_folder_of_a_project(finished: tuple[Path, dict[str, Any]]) -> None:
-    folder, _ = finished
-    named = fields("A project folder") | {f"results/model/{name}" for name in fields("The model's files")}
-    named |= {"my_space.py", "data.npz"}  # the user's own
-    there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    covered = {
-        path
-        for path in there
-        if any(path == name or (name.endswith("/") and path.startswith(name)) for name in named)
-    }
-    assert there - covered == set()
 
 
 def test_the_header_of_a_program() -> None:
