@@ -1,4 +1,4 @@
-"""Speed of pricing: architectures per second, single-choice swaps, least values. One thread.
+"""Speed of pricing: architectures per second, single-choice swaps, least values; with plans of programs. One thread.
 
     python benchmarks/bench_cost.py [--architectures 1000000] [--json FILE]
 
@@ -12,10 +12,17 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from profilers.cost import CostTable, FlashModel
+from profilers.cost import ArcMetric, CostTable
+from profilers.counts import FlashModel
+from profilers.footprint import algorithms_of, footprint_of
+from profilers.planned import PlannedTable, Policies
+from profilers.plans import PlanSpace
+from toolchain.export.native.plan import estimated_cycles
 from toolchain.graph import Arc, Chain, Operator
 
 WIDTHS = (8, 16, 32, 64, 128, 256, 512)
@@ -111,6 +118,41 @@ def measure(name: str, chain: Chain, count: int) -> dict[str, float | str | int]
     return figures
 
 
+def measure_plans(name: str, chain: Chain, count: int) -> dict[str, float | str | int]:
+    """Prices of a space whose programs have plans, where the part has room for all, and where flash binds."""
+    footprint = footprint_of("native-dsp", chain.operators, None)
+    options = {
+        op: (op, replace(op, algorithm="winograd"))
+        for op in chain.operators
+        if "winograd" in algorithms_of("native-dsp", op)
+    }
+    cost = ArcMetric("sum", lambda arc: sum(estimated_cycles(op, op.algorithm) for op in arc.operators))
+    metrics = {"cycles": cost, "flash_bytes": footprint.flash, "ram_bytes": footprint.ram}
+    plans = PlanSpace(options, cost, footprint.flash, footprint.ram)
+
+    def table(price: float) -> CostTable:
+        plan = plans.policy(price)
+
+        def moved(metric: ArcMetric) -> ArcMetric:
+            return replace(metric, value=lambda arc: metric.value(plan(arc)))
+
+        return CostTable.of(chain, {key: moved(metric) for key, metric in metrics.items()})
+
+    tables = [partial(table, price) for price in plans.prices(chain)]
+    fastest = tables[0]()
+    rng = np.random.default_rng(0)
+    architectures = np.stack([rng.integers(0, n, count) for n in fastest.candidates], 1)
+    flash = fastest.price(architectures)[:, 1]
+    figures: dict[str, float | str | int] = {"plans of": name, "policies": len(tables)}
+    for label, bound in (("roomy", float(flash.max())), ("binding", float(np.quantile(flash, 0.3)))):
+        model = PlannedTable(fastest, (Policies(tuple(metrics), {"flash_bytes": bound}, tables),))
+        model.price(architectures)  # makes the tables
+        figures[f"price_per_s, {label}"] = count / best_of(3, partial(model.price, architectures))
+        figures[f"swaps_us, {label}"] = 1e6 * best_of(50, partial(model.swaps, architectures[0].tolist()))
+    print(", ".join(f"{k} {v:,.0f}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items()))
+    return figures
+
+
 def spaces() -> list[tuple[str, Chain]]:
     """The real spaces, where torch is installed."""
     try:
@@ -129,6 +171,9 @@ def main() -> None:
     arguments = parser.parse_args()
     chains = [("ConNAS-like, 8 edges", connas_like_chain()), *spaces()]
     figures = [measure(name, chain, arguments.architectures) for name, chain in chains]
+    figures += [
+        measure_plans(name, chain, arguments.architectures) for name, chain in chains if name == "image2d"
+    ]
     if arguments.json:
         with open(arguments.json, "w", encoding="utf-8") as file:
             json.dump(figures, file, indent=1)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from toolchain.cli.console import print_json, print_table, stdout
-from toolchain.cli.show.words import again, count, note, rank, shape
+from toolchain.cli.show.words import again, count, note, plan_text, rank, shape
 from toolchain.units import format_value
 
 if TYPE_CHECKING:
@@ -57,6 +57,9 @@ def search(outcome: SearchOutcome, as_json: bool) -> None:
         f"{count(outcome.evaluations, 'network')} evaluated, {outcome.seconds:.0f} s, seed {outcome.seed}"
         + (", repaired to keep the budgets" if outcome.repaired else "")
     )
+    for target in outcome.targets:
+        if told := plan_text(target.plan):
+            out.print(f"program for {target.name}: {told}")
     notes(outcome.targets)
     if outcome.selection is not None:
         _selection(outcome.selection, [b.metric for b in outcome.budgets])

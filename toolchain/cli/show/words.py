@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from toolchain.cli.console import stdout
@@ -43,3 +43,13 @@ def again(why: str, reused: bool, what: str) -> str:
     if reused:
         return f" (nothing changed: the earlier {what})"
     return "" if why in ("", "first time") else f" (again: {why})"
+
+
+def plan_text(plan: Mapping[str, Sequence[int]]) -> str:
+    """What a program's plan chose beside the usual way; empty where it is the usual way (`Plan.as_dict`)."""
+    words = []
+    if layers := len(plan.get("winograd", ())):
+        words.append(f"{count(layers, 'convolution')} by Winograd's algorithm")
+    if patches := plan.get("patches"):
+        words.append(f"the first {count(patches[0], 'operator')} in patches of {count(patches[1], 'row')}")
+    return ", ".join(words)
