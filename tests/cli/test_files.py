@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.cli.conftest import Command
 from tests.workflow.projects import make_project
 from toolchain.export.native import layout
@@ -56,6 +58,7 @@ def uncovered(folder: Path) -> set[str]:
     }
 
 
+@pytest.mark.slow
 def test_every_field_of_every_file(boardfit: Command, tmp_path: Path) -> None:
     """On a project that has gone through the whole loop."""
     budgets = 'flash = "20 kB"\nram = "4 kB"\nlatency = "1 s"'
