@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from profilers.footprint import FLASH, ISA, RAM, footprint_of, with_algorithms
@@ -126,6 +126,8 @@ def bench(path: Path, url: str, *, progress: Progress = silent, wait: bool = Fal
 
             plan = footprint.plan(graph, footprint.limits, cost)
             jobs = [Job(_WHOLE, program(form, graph, plan))]
+            patches = [op for op in dict.fromkeys(plan.operators(graph)) if op.signature not in results]
+            jobs += [Job(op.signature, write(op)) for op in patches]
             if plan != DIRECT:
                 jobs.append(Job(_DIRECT, program(form, graph)))
             results |= _measure(session, jobs, progress, wait)
@@ -168,9 +170,9 @@ def bench(path: Path, url: str, *, progress: Progress = silent, wait: bool = Fal
 
 def _operators(graph: Graph, plan: Plan, results: Mapping[str, Result]) -> tuple[OperatorCost, ...]:
     costs = []
-    for usual, op in zip(graph.operators, plan.operators(graph), strict=True):
-        result = results[op.signature]
-        direct = None if op == usual else results[usual.signature].measurement
+    for op in plan.operators(graph):
+        result, usual = results[op.signature], replace(op, algorithm="direct").signature
+        direct = results[usual].measurement if usual != op.signature and usual in results else None
         costs.append(OperatorCost(op.signature, op.macs, result.measurement, result.failure, direct))
     return tuple(costs)
 

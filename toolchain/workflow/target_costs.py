@@ -113,11 +113,19 @@ class TargetCosts:
         counts = {"params": graph.params, "macs": graph.macs, **self.footprint.of_graph(graph, plan)}
         costs = {name: float(value) for name, value in counts.items()}
         if self.values:
-            total = sum(self.values[op] for op in plan.operators(graph))
+            total = sum(self._node_cost(graph, plan, index) for index in range(len(graph.nodes)))
             if self.calibration is not None:
-                total = float(self.calibration.predict(total, len(graph.operators)))
+                total = float(self.calibration.predict(total, len(plan.operators(graph))))
             costs |= self.measured(total * self.factor)
         return costs
+
+    def _node_cost(self, graph: Graph, plan: Plan, index: int) -> float:
+        """Of one node. A patch's operator without a row costs its share of the whole one, as `choose_plan` takes it."""
+        whole, algorithm = graph.nodes[index].operator, plan.algorithm(index)
+        parts = [replace(op, algorithm=algorithm) for op in plan.parts(graph, index)]
+        usual = self.values[replace(whole, algorithm=algorithm)]
+        size = math.prod(whole.output)
+        return sum(self.values.get(op, usual * math.prod(op.output) / size) for op in parts)
 
     def measured(self, value: float) -> dict[str, float]:
         """A value of the measured metric, on a board also as a time."""
