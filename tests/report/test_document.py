@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import get_args
 
 import jsonschema
 import pytest
 
 from tests.report.reports import whole, with_holes
 from toolchain.report.comparison import ComparisonRow
-from toolchain.report.document import SCHEMA, Report, cost_of
+from toolchain.report.document import SCHEMA, Report, Status, cost_of
 from toolchain.report.number import EVIDENCE, LABELS, Number, plain, shown, unit_of
 from tools import report_schema
 
@@ -100,3 +104,20 @@ def test_a_row_without_a_measurement_has_no_measured_number() -> None:
     cost = cost_of(row, Number(1900.0, "us", "predicted", "host_wall"), "")
     assert (cost.measured, cost.ok, cost.error_percent) == (None, None, None)
     assert cost.budget == Number(2000.0, "us", "asked")
+
+
+def test_the_manual_names_every_field() -> None:
+    """docs/report.md, the table below "As JSON"."""
+    text = (Path(__file__).parents[2] / "docs" / "report.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in text.split("## As JSON")[1].splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert named == set(whole().as_json())
+    assert f"`schema` is its version, {SCHEMA};" in text
+    paragraph = text.split("A number is an object: ")[1].split("\n")[0]
+    assert {f.name for f in fields(Number)} <= set(re.findall(r"`(\w+)`", paragraph))
+    units = {"us", "bytes", "uj", "count", "share", "percent"}
+    assert units <= set(re.findall(r"`(\w+)`", paragraph))
+    statuses = {"kept", "broken", "predicted", "infeasible", "empty"}
+    row = next(line for line in text.splitlines() if line.startswith("| `status`"))
+    assert set(re.findall(r"`(\w+)`", row)) == {"status", *statuses}
+    assert set(get_args(Status)) == statuses
