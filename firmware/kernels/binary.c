@@ -25,6 +25,9 @@ typedef int32_t one_function(const struct numbers *n, int32_t a, int32_t b);
 
 INLINE int32_t narrow(const struct numbers *n, int32_t twice)
 {
+#if BF_MUTATE == 1 /* for the test of the tests */
+    return bf_ssat8(bf_smmlar((uint32_t)twice, n->multiplier, n->rounding) >> n->right);
+#endif
     return bf_ssat8((bf_smmlar((uint32_t)twice, n->multiplier, n->rounding) + (twice >> 31)) >> n->right);
 }
 
@@ -64,6 +67,86 @@ INLINE void run_short(const struct numbers *n, one_function *one, const int8_t *
         *output++ = (int8_t)one(n, *a, *b);
 }
 
+#if defined(__ARM_FEATURE_DSP) && defined(__ARM_FP) && !defined(BF_NO_ASSEMBLY)
+/* What the assembly reads, in this order. */
+struct quads {
+    const int8_t *a, *b;
+    int8_t *output;
+    int32_t minus_zero_b, multiplier_b, half_b, right_b, multiplier, rounding, right;
+    const int8_t *end; /* of a */
+};
+
+#if BF_MUTATE == 1
+#define SIGN(to, of) ""
+#else
+#define SIGN(to, of) "add " #to ", " #to ", " #of ", asr #31\n"
+#endif
+#define NO_SIGN(to, of) ""
+/* r0-r9 hold the first ten, s0 the end; r10 and r11 four values of each operand, r12 and r14 work. `half_b` contains the
+ * other operand's zero point, so that what is shifted to the right is y - zero. */
+#define ONE(of_a, of_b, sign)             \
+    "sxtab r12, r3, r11" of_b "\n"        \
+    "lsl r12, r12, #21\n"                 \
+    "smmlar r14, r12, r4, r5\n"           \
+    SIGN(r14, r12)                        \
+    "asr r14, r14, r6\n"                  \
+    "sxtb r12, r10" of_a "\n"             \
+    "add r14, r14, r12, lsl #19\n"        \
+    "lsl r14, r14, #1\n"                  \
+    "smmlar r12, r14, r7, r8\n"           \
+    sign(r12, r14)                        \
+    "asr r12, r12, r9\n"                  \
+    "ssat r12, #8, r12\n"                 \
+    "strb r12, [r2], #1\n"
+#define ADD_QUADS(name, sign)                                                                              \
+    __attribute__((naked, noinline)) static void name(__attribute__((unused)) const struct quads *quads)  \
+    {                                                                                                      \
+        __asm volatile(                                                                                    \
+            ".syntax unified\n"                                                                            \
+            "push {r4-r11, lr}\n"                                                                          \
+            "vldr s0, [r0, #40]\n"                                                                         \
+            "ldm r0, {r0-r9}\n"                                                                            \
+            "1:\n"                                                                                         \
+            "ldr r10, [r0], #4\n"                                                                          \
+            "ldr r11, [r1], #4\n"                                                                          \
+            ONE("", "", sign)                                                                              \
+            ONE(", ror #8", ", ror #8", sign)                                                              \
+            ONE(", ror #16", ", ror #16", sign)                                                            \
+            ONE(", ror #24", ", ror #24", sign)                                                            \
+            "vmov r12, s0\n"                                                                               \
+            "cmp r0, r12\n"                                                                                \
+            "bne 1b\n"                                                                                     \
+            "pop {r4-r11, pc}\n");                                                                         \
+    }
+ADD_QUADS(quads_signed, SIGN)
+ADD_QUADS(quads_unsigned, NO_SIGN) /* an output zero point of -128 is where negative sums end, whatever their rounding */
+
+#define MOST_RIGHT_B 4 /* up to here a zero point behind the shift fits before it */
+
+/* How many sums are done, from the first on. */
+static uint32_t add_quads(const struct bf_binary *op, const struct numbers *n, const int8_t *a, const int8_t *b,
+                          int8_t *output, uint32_t count)
+{
+    count &= ~3u;
+    if (n->right_b > MOST_RIGHT_B || count == 0) {
+        return 0;
+    }
+    struct quads quads = {
+        a, b, output, -op->zero_b, op->multiplier_b, n->half_b - op->zero_a * (1 << (19 + n->right_b)), n->right_b,
+        op->multiplier_out, op->rounding, n->right, a + count,
+    };
+    (op->out_zero == -128 ? quads_unsigned : quads_signed)(&quads);
+    return count;
+}
+#else
+static uint32_t add_quads(const struct bf_binary *op, const struct numbers *n, const int8_t *a, const int8_t *b,
+                          int8_t *output, uint32_t count)
+{
+    (void)op, (void)n, (void)a, (void)b, (void)output, (void)count;
+    return 0;
+}
+#endif
+
 static void run_add_short(const struct bf_binary *op, const int8_t *a, uint32_t step_a, const int8_t *b,
                           uint32_t step_b, int8_t *output, uint32_t count)
 {
@@ -75,7 +158,8 @@ static void run_add_short(const struct bf_binary *op, const int8_t *a, uint32_t 
 
     OPAQUE(n.zero_a);
     OPAQUE(n.zero_b);
-    run_short(&n, add_short, a, step_a, b, step_b, output, count);
+    uint32_t done = step_a + step_b == 2 ? add_quads(op, &n, a, b, output, count) : 0;
+    run_short(&n, add_short, a + done, step_a, b + done, step_b, output + done, count - done);
 }
 
 static void run_add_equal(const struct bf_binary *op, const int8_t *a, uint32_t step_a, const int8_t *b,

@@ -1,9 +1,10 @@
-"""Weighted kernels compiled for a Cortex-M core, each call of one in an emulator: outputs and core cycles."""
+"""Kernels compiled for a Cortex-M core, each call of one in an emulator: outputs and core cycles."""
 
 from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,7 +58,10 @@ class Core:
         script.write_text(SCRIPT)
         cc = (*tool.command, "cc") if tool.kind == "zig" and tool.command[-1] != "cc" else tool.command
         warnings = ("-std=c11", level, "-g", "-Wall", "-Wextra", "-Werror", "-ffunction-sections")
-        sources = map(str, (*SOURCES, KERNELS.parent / "boards" / "memory.c"))
+        others = (
+            KERNELS / name for name in ("binary.c", "copy.c", "pad.c", "pool.c", "softmax.c", "table.c")
+        )
+        sources = map(str, (*SOURCES, *others, KERNELS.parent / "boards" / "memory.c"))
         link = (f"-Wl,-T,{script}", *tool.link_flags(), "-o", str(binary))
         done = run_tool((*cc, *tool.flags(facts), *warnings, *options, *sources, *link))
         assert done.returncode == 0, done.stderr
@@ -84,21 +88,32 @@ class Core:
     def run(self, layer: Layer, isa: layout.Isa, x: NDArray[Any], *, count: bool = False) -> Int8Array:
         """Output of the operator; with `count` also instructions and cycles."""
         head, constants = program(layer, isa, channels_first=True)
-        sizes = (len(head), len(constants), x.size, math.prod(layer.op.output))
         scratch = weights.weighted_footprint(layer.op, isa, layer.algorithm).scratch_bytes
+        buffers = (head, constants, x.tobytes(), math.prod(layer.op.output), scratch)
+        output = self.call(FUNCTIONS[layer.op.kind], buffers, count=count)[3]
+        return np.frombuffer(output, np.int8).reshape(layer.op.output)
+
+    def call(self, function: str, buffers: Sequence[bytes | int], *, count: bool = False) -> list[bytes]:
+        """Call a kernel with pointers to buffers, each with a guard behind it; what they hold afterwards.
+
+        Args:
+            buffers: contents, or the bytes of one that comes without.
+            count: also count instructions and cycles.
+        """
+        contents = [b"\xa5" * data if isinstance(data, int) else data for data in buffers]
         places, at = [], DATA
-        for size in (*sizes, scratch):
+        for data in contents:
             places.append(at)
-            at += -(-size // 16) * 16 + 32  # and a guard
+            at += -(-len(data) // 16) * 16 + 32  # and a guard
         assert at <= DATA + SIZE
         self.machine.mem_write(DATA, b"\xa5" * (at - DATA))
-        for place, data in zip(places, (head, constants, x.tobytes()), strict=False):
+        for place, data in zip(places, contents, strict=True):
             self.machine.mem_write(place, data)
         registers = (arm_const.UC_ARM_REG_R0, arm_const.UC_ARM_REG_R1, arm_const.UC_ARM_REG_R2)
         for register, place in zip((*registers, arm_const.UC_ARM_REG_R3), places, strict=False):
             self.machine.reg_write(register, place)
         top = STACK + (1 << 14) - 16
-        self.machine.mem_write(top, places[4].to_bytes(4, "little"))
+        self.machine.mem_write(top, b"".join(place.to_bytes(4, "little") for place in places[4:]))
         self.machine.reg_write(arm_const.UC_ARM_REG_SP, top)
         self.machine.reg_write(arm_const.UC_ARM_REG_LR, RETURN | 1)
         blocks: dict[tuple[int, int], int] = {}
@@ -114,7 +129,7 @@ class Core:
 
         hook = self.machine.hook_add(unicorn.UC_HOOK_BLOCK, entered) if count else None
         try:
-            self.machine.emu_start(self.symbols[FUNCTIONS[layer.op.kind]] | 1, RETURN, timeout=60_000_000)
+            self.machine.emu_start(self.symbols[function] | 1, RETURN, timeout=60_000_000)
         finally:
             if hook is not None:
                 self.machine.hook_del(hook)
@@ -129,8 +144,10 @@ class Core:
             self.blocks[(address, size)] = (times, cycles)
             self.instructions += times * cost.instructions
             self.cycles += cycles
-        for place, size in zip(places, (*sizes, scratch), strict=True):
-            after = bytes(self.machine.mem_read(place + size, 16))
-            assert after == b"\xa5" * 16, f"{layer.op.signature}: wrote behind a buffer of {size} bytes"
-        output = bytes(self.machine.mem_read(places[3], sizes[3]))
-        return np.frombuffer(output, np.int8).reshape(layer.op.output)
+        after = [
+            bytes(self.machine.mem_read(place, len(data) + 16))
+            for place, data in zip(places, contents, strict=True)
+        ]
+        for data in after:
+            assert data[-16:] == b"\xa5" * 16, f"{function}: wrote behind a buffer of {len(data) - 16} bytes"
+        return [data[:-16] for data in after]
