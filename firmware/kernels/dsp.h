@@ -182,17 +182,19 @@ static inline int32_t bf_requantize_dsp(int32_t sum, int32_t multiplier, int32_t
     return bf_requantize_doubled((int32_t)((uint32_t)sum << 1), multiplier, rounding, right_shift);
 }
 
+/* Right shifts of prescaled sums: of depthwise kernels, whose weights are scaled, and of conv2d, whose sums are. */
 #define BF_PRESCALED_SHIFT 11
+#define BF_PRESCALED_SUM_SHIFT 15
 
-/* 2^k times a sum -> int8 for an output zero point of -128, right shifts of BF_PRESCALED_SHIFT + 1 - k, k >= 2: with
+/* 2^k times a sum -> int8 for an output zero point of -128 and the right shift that k serves: `shift` + 1 - k, k >= 2. With
  * rounding' = 2^(k-2) + rounding * 2^(k-1) both roundings are in the one addition. Negative sums saturate to -128
  * whatever their rounding, so that they need no term of their own. */
-static inline int32_t bf_requantize_prescaled(int32_t scaled, int32_t multiplier, int32_t rounding)
+static inline int32_t bf_requantize_prescaled(int32_t scaled, int32_t multiplier, int32_t rounding, int32_t shift)
 {
 #if BF_MUTATE == 2 /* for the test of the tests */
-    return bf_ssat8(bf_smmlar((uint32_t)scaled, (uint32_t)multiplier, rounding) >> BF_PRESCALED_SHIFT);
+    return bf_ssat8(bf_smmlar((uint32_t)scaled, (uint32_t)multiplier, rounding) >> shift);
 #else
-    return bf_ssat8(bf_smmla((uint32_t)scaled, (uint32_t)multiplier, rounding) >> BF_PRESCALED_SHIFT);
+    return bf_ssat8(bf_smmla((uint32_t)scaled, (uint32_t)multiplier, rounding) >> shift);
 #endif
 }
 

@@ -151,7 +151,7 @@ void bf_pixel(const struct bf_window *op, const uint8_t *program, const int8_t *
         int32_t x = -(int32_t)op->pad_left;
         for (uint32_t at = 0; at < op->out_w; at++, x += op->stride_w) {
             const uint8_t *weights = program + op->weights;
-            bf_pack_window(op, input, y, x, scratch, 1, stage);
+            bf_pack_pixel(op, input, y, x, scratch, stage);
             for (uint32_t c = 0; c < op->out_c;) {
                 uint32_t done = 4 * run_some(scratch, weights, op->steps / 2u, (op->out_c - c) / 4u, channels + c, to);
                 to += done, c += done, weights += done * 2u * op->steps;

@@ -45,6 +45,9 @@ SHAPES: Final = (
     "conv2d 32x9x16->32x9x6 k3x3 s1x1 same relu int8",
     "conv2d 33x33x3->17x17x5 k3x3 s2x2 same relu6 int8",
     "conv2d 49x10x1->25x5x8 k10x4 s2x2 same none int8",
+    "conv2d 12x7x1->12x7x4 k3x3 s1x1 same relu int8",
+    "conv2d 6x9x2->6x9x4 k3x2 s1x1 same relu int8",
+    "conv2d 9x3x1->9x3x4 k2x4 s1x1 same relu int8",
     "conv2d 7x11x70->7x11x3 k1x1 s1x1 valid relu int8",
     "conv2d 9x9x132->7x7x2 k3x3 s1x1 valid none int8",
     "conv2d 1x70x12->1x34x9 k1x4 s1x2 valid relu int8",
@@ -209,11 +212,16 @@ def test_ties_tell_a_missing_rounding_term(mutant: Host, isa: Isa, form: str) ->
 def test_ties_tell_a_prescaled_product_that_is_rounded(tmp_path: Any) -> None:
     """SMMLAR for SMMLA: few sums show it, so that all right shifts of prescaled channels stand side by side."""
     host, core = Host(tmp_path, "-DBF_MUTATE=2"), core_for("auto", tmp_path, "-DBF_MUTATE=2")
-    for form in [form for form, kernel in FORMS.items() if kernel in (weights.DSP_3X3, weights.DSP_LINE)]:
-        layer = tie_layer(form, -128, 3, shifts=tuple(range(3, 12)))
+    shifts = {
+        weights.DSP_3X3: range(1, 11),
+        weights.DSP_LINE: range(1, 11),
+        weights.DSP_COLUMNS: range(1, 15),
+    }
+    for form, kernel in [(form, kernel) for form, kernel in FORMS.items() if kernel in shifts]:
+        layer = tie_layer(form, -128, 4, shifts=tuple(range(1, 16)))
         table = np.frombuffer(layer.laid_out("dsp").channels, "<i4").reshape(-1, 4)
-        scaled = (table[:, 2] != 0) & (table[:, 3] == 0)
-        assert set(-layer.shifts[scaled]) == set(range(3, 11)), "what weights of zero allow"
+        scaled = (table[:, 2] != 0) & (table[:, 3] >= 0)
+        assert set(-layer.shifts[scaled]) == set(shifts[kernel]), "what weights of zero allow"
         for run in (host.run, core.run):
             assert wrong_ties(lambda layer, x, run=run: run(layer, "dsp", x), layer) > 10
     host.close()

@@ -25,7 +25,7 @@ KERNELS: Final = ROOT / "firmware" / "kernels"
 SOURCES: Final = tuple(
     KERNELS / name
     for name in (
-        *("conv2d.c", "conv2d_columns.c", "winograd.c", "pixel.c", "fully_connected.c"),
+        *("conv2d.c", "conv2d_columns.c", "columns.c", "winograd.c", "pixel.c", "fully_connected.c"),
         *("depthwise_conv2d.c", "depthwise_planes.c", "depthwise_3x3.c", "depthwise_line.c", "planes.c"),
     )
 )

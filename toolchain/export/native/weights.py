@@ -39,6 +39,7 @@ CACHE_BYTES: Final = 128
 SUM_LIMIT: Final = 1 << 30
 # BF_PRESCALED_SHIFT of firmware/kernels/dsp.h: it serves right shifts of 4 to 10 where weights take 8 bits.
 PRESCALED_SHIFT: Final = 11
+PRESCALED_SUM_SHIFT: Final = 15  # BF_PRESCALED_SUM_SHIFT, of conv2d
 WINOGRAD_CHANNELS: Final = 3640  # beyond, four times a sum without its bias might not be an int32
 _LARGEST: Final = (1 << 16) - 1  # fields of struct bf_window are uint16
 
@@ -169,6 +170,8 @@ def layout_weighted(
         arranged = _arrange_winograd(np.asarray(weights))
     else:
         arranged = _arrange(form.kernel, rows)
+        if form.kernel == DSP_COLUMNS and out_zero == -128:
+            _scale_sums(table, flat)
     return WeightedLayout(
         kernel=form.kernel,
         weights=arranged,
@@ -205,19 +208,40 @@ def _scaled(table: Integers, rows: Integers, out_zero: int | None) -> Integers:
 
     bf_requantize_prescaled of firmware/kernels/dsp.h: one shift for all channels, shown by a shift of 0.
     """
-    folded, multipliers, rounding, shifts = table.T.copy()
-    k = np.clip(PRESCALED_SHIFT + 1 + shifts, 0, 15)
-    short, limit = rounding != 0, 1 << 31
-    reach = (128 * np.abs(rows).sum(axis=1) + np.abs(folded)) << k
-    constant = np.where(k >= 2, (1 << np.maximum(k - 2, 0)) + (rounding << np.maximum(k - 1, 0)), 0)
-    fits = (np.abs(rows).max(axis=1) << k < 1 << 15) & (reach < limit)
-    fits &= ((reach * multipliers) >> 32) + np.abs(constant) < limit - 1
-    scaled = fits & short & (k >= 2) & (k == PRESCALED_SHIFT + 1 + shifts) & (out_zero == -128)
-    factor = np.where(scaled, 1 << k, np.where(short, 2, 1))
+    folded, _, rounding, shifts = table.T.copy()
+    k, constant, fits = _prescaled(table, rows, PRESCALED_SHIFT)
+    scaled = fits & (np.abs(rows).max(axis=1) << k < 1 << 15) & (out_zero == -128)
+    factor = np.where(scaled, 1 << k, np.where(rounding != 0, 2, 1))
     table[:, 0] = folded * factor
     table[:, 2] = np.where(scaled, constant, rounding)
     table[:, 3] = np.where(scaled, 0, shifts)
     return factor
+
+
+def _scale_sums(table: Integers, rows: Integers) -> None:
+    """Show the kernel of conv2d the channels whose sums it may scale: both of a pair, by a shift above 0, which is the
+    factor's. An odd last channel makes a pair with the one before it, which has a pair already.
+    """
+    k, constant, fits = _prescaled(table, rows, PRESCALED_SUM_SHIFT)
+    even = len(fits) // 2 * 2
+    if len(fits) > even:
+        fits[even - 1 :] &= fits[even - 1 :].all()
+    fits[:even] &= fits[:even].reshape(-1, 2)[:, ::-1].ravel()
+    if len(fits) > even:
+        fits[even] &= fits[even - 1]
+    table[:, 2] = np.where(fits, constant, table[:, 2])
+    table[:, 3] = np.where(fits, k, table[:, 3])
+
+
+def _prescaled(table: Integers, rows: Integers, shift: int) -> tuple[Integers, Integers, NDArray[np.bool_]]:
+    """k of each channel, its constant, whether the bounds hold: bf_requantize_prescaled of firmware/kernels/dsp.h."""
+    folded, multipliers, rounding, shifts = table.T
+    k = np.clip(shift + 1 + shifts, 0, 15)
+    reach = (128 * np.abs(rows).sum(axis=1) + np.abs(folded)) << k
+    constant = np.where(k >= 2, (1 << np.maximum(k - 2, 0)) + (rounding << np.maximum(k - 1, 0)), 0)
+    fits = (rounding != 0) & (k >= 2) & (k == shift + 1 + shifts) & (reach < 1 << 31)
+    fits &= ((reach * multipliers) >> 32) + np.abs(constant) < (1 << 31) - 1
+    return k, constant, fits
 
 
 def _rows(op: Operator, weights: Int8Array) -> Int8Array:
