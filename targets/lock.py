@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from toolchain.errors import DeviceError
+from toolchain.errors import BoardfitError, DeviceError
 from toolchain.files import cache_folder
 
 
@@ -22,9 +22,7 @@ def exclusive(
 ) -> Iterator[Path]:
     """Hold this machine's measuring lock.
 
-    The lock is the operating system's (flock): it ends with the process, also when that is killed, so a stale file
-    never blocks anybody. The file's name holds the machine's, because home folders are shared between machines.
-    Where the system has no flock (Windows) nothing is locked.
+    The file's name holds the machine's, because home folders are shared between machines.
 
     Args:
         folder: where the lock file stands; the same for all who must not disturb each other.
@@ -35,20 +33,54 @@ def exclusive(
     Raises:
         DeviceError: another process holds it; its pid is in the message. Or the folder cannot be written.
     """
+
+    def busy(pid: str) -> BoardfitError:
+        return DeviceError(
+            f"process {pid} is measuring on this machine; two at once would disturb each other",
+            remedy="wait until it has finished; --wait does that",
+        )
+
+    def refused(path: Path, reason: str) -> BoardfitError:
+        return DeviceError(
+            f"cannot open the lock file {path}: {reason}",
+            remedy="set XDG_CACHE_HOME to a folder that you can write",
+        )
+
     path = folder / f"measuring-{platform.node() or 'machine'}.lock"
-    if sys.platform == "win32":
+    with hold(path, busy=busy, refused=refused, wait=wait, poll_s=poll_s, sleep=sleep):
         yield path
+
+
+@contextmanager
+def hold(
+    path: Path,
+    *,
+    busy: Callable[[str], BoardfitError],
+    refused: Callable[[Path, str], BoardfitError],
+    wait: bool = False,
+    poll_s: float = 0.2,
+    sleep: Callable[[float], object] = time.sleep,
+) -> Iterator[None]:
+    """Hold a lock file with this process's pid in it.
+
+    The lock is the operating system's (flock): it ends with the process, also when that is killed, so a stale file
+    never blocks anybody. Where the system has no flock (Windows) nothing is locked.
+
+    Args:
+        busy: the error when another process holds it, from its pid.
+        refused: the error when the file cannot be written, from its path and the reason.
+        wait, poll_s, sleep: as `exclusive`.
+    """
+    if sys.platform == "win32":
+        yield
         return
     import fcntl
 
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise DeviceError(
-            f"cannot open the lock file {path}: {error.strerror}",
-            remedy="set XDG_CACHE_HOME to a folder that you can write",
-        ) from error
+        raise refused(path, error.strerror or str(error)) from error
     try:
         while True:
             try:
@@ -56,15 +88,14 @@ def exclusive(
                 break
             except BlockingIOError:
                 if not wait:
-                    raise DeviceError(
-                        f"process {_holder(path)} is measuring on this machine; "
-                        "two at once would disturb each other",
-                        remedy="wait until it has finished; --wait does that",
-                    ) from None
+                    raise busy(_holder(path)) from None
                 sleep(poll_s)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps({"pid": os.getpid()}).encode(), 0)
-        yield path
+        try:
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, json.dumps({"pid": os.getpid()}).encode(), 0)
+        except OSError as error:
+            raise refused(path, error.strerror or str(error)) from error
+        yield
     finally:
         os.close(handle)  # ends the lock; the file stays, since removing it would race with another holder
 

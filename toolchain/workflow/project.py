@@ -12,13 +12,15 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from toolchain.errors import ConfigurationError
+from targets.lock import hold
+from toolchain.errors import BoardfitError, ConfigurationError
 from toolchain.files import write_json
 from toolchain.spaces import Space, load_space
 from toolchain.spaces.load import space_class
@@ -104,6 +106,29 @@ class Project:
     def checkpoint(self, name: str) -> Path:
         """Where a stage keeps its unfinished work, and what later runs start from."""
         return self.results / "checkpoints" / name
+
+    @contextmanager
+    def held(self, *, wait: bool = False) -> Iterator[None]:
+        """Have the project for this process alone: two runs in one folder would write each other's files.
+
+        Raises:
+            BoardfitError: another process has it (its pid is in the message), or the folder cannot be written.
+        """
+
+        def busy(pid: str) -> BoardfitError:
+            return BoardfitError(
+                f"process {pid} is running in {self.folder}",
+                remedy="wait until it has finished (--wait does that), or end it",
+            )
+
+        def refused(path: Path, reason: str) -> BoardfitError:
+            return BoardfitError(
+                f"cannot write {path}: {reason}",
+                remedy="make the project folder writable and free disk space, or copy the project elsewhere",
+            )
+
+        with hold(self.results / "run.lock", busy=busy, refused=refused, wait=wait):
+            yield
 
     @property
     def settings(self) -> str:

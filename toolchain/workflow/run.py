@@ -41,20 +41,22 @@ def run(
 
     Args:
         budgets: replace those of the project file metric by metric.
+        wait: wait for another process that measures on a device, or runs in this project.
         strict: refuse prices that rest on predicted operators.
 
     Raises:
         VerificationError: the exported files do not agree; nothing is deployed then.
         BoardfitError: as the stages do.
     """
-    profiled = profile(project, progress=progress, wait=wait)
-    found = search_in_rounds(
-        project, progress=progress, budgets=budgets, force=force, wait=wait, strict=strict
-    )
-    exported = export(project, progress=progress, force=force)
-    exported.verification.raise_for_breach()
-    deployed = deploy(project, progress=progress, wait=wait)
-    progress("report", 0, 1, "")
-    report = write_report(project)
-    progress("report", 1, 1, str(report))
-    return RunOutcome(profiled, found.search, found, exported, deployed, report)
+    with project.held(wait=wait):
+        profiled = profile(project, progress=progress, wait=wait)
+        found = search_in_rounds(
+            project, progress=progress, budgets=budgets, force=force, wait=wait, strict=strict
+        )
+        exported = export(project, progress=progress, force=force)
+        exported.verification.raise_for_breach()
+        deployed = deploy(project, progress=progress, wait=wait)
+        progress("report", 0, 1, "")
+        report = write_report(project)
+        progress("report", 1, 1, str(report))
+        return RunOutcome(profiled, found.search, found, exported, deployed, report)
