@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 
 from PIL import Image
@@ -11,20 +10,17 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tools.chromium import Chromium, find
 
-COLOURS = 128  # of the palette: a third of the bytes, and nobody sees it
-
 
 def main(report: Path, picture: Path, width: int = 1120, height: int = 1500) -> None:
-    """The top of the page, in light, as a PNG with a palette."""
+    """The top of the page, in light."""
     program = find()
     if program is None:
         sys.exit("no Chromium here: make debian, or apt-get install chromium")
-    with tempfile.TemporaryDirectory() as folder, Chromium(program) as browser:
+    with Chromium(program) as browser:
         browser.open(report.resolve().as_uri(), width=width, height=height)
-        whole = Path(folder) / "whole.png"
-        browser.picture(whole, whole=False)
-        with Image.open(whole) as image:
-            image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(picture, optimize=True)
+        browser.picture(picture, whole=False)
+    with Image.open(picture) as image:
+        image.convert("RGB").save(picture, optimize=True)
     print(f"wrote {picture}, {picture.stat().st_size:,} bytes")
 
 

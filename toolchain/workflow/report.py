@@ -140,7 +140,8 @@ def gather(project: Project, now: datetime | None = None) -> Report:
     loop = project.latest(ROUNDS)
     if loop is not None and loop["settings"] != project.settings:
         loop = None
-    accuracy = () if found is None else _accuracy(found, exported, deployed)
+    sizes = {split: len(y) for split, y in project.data.y.items()}
+    accuracy = () if found is None else _accuracy(found, exported, deployed, sizes["val"], sizes["test"])
     course = choices = rounds = None
     if found is not None:
         winner = [(row.metric, row.measured) for row in rows if row.measured is not None]
@@ -212,9 +213,17 @@ def _blocks(project: Project, found: Mapping[str, Any]) -> tuple[Block, ...]:
 
 
 def _accuracy(
-    found: Mapping[str, Any], exported: Mapping[str, Any] | None, deployed: Mapping[str, Any] | None
+    found: Mapping[str, Any],
+    exported: Mapping[str, Any] | None,
+    deployed: Mapping[str, Any] | None,
+    validation: int,
+    test: int,
 ) -> tuple[Accuracy, ...]:
-    """The accuracy's trail: estimator, supernet, float, int8, on each target."""
+    """The accuracy's trail: estimator, supernet, float, int8, on each target.
+
+    Args:
+        validation, test: samples of these splits.
+    """
     trail = []
     if found["selection"] is not None:
         chosen = found["selection"]
@@ -222,14 +231,10 @@ def _accuracy(
             chosen["predicted_accuracy"], "share", "estimated", error=chosen["predicted_error"] or None
         )
         trail.append(Accuracy("estimator", "predicted from contributions", number))
-    trail.append(
-        Accuracy("supernet", "validation, shared weights", Number(found["score"], "share", "shared_weights"))
-    )
-    samples = deployed["targets"][0]["samples"] if deployed is not None else 0
+    shared = Number(found["score"], "share", "shared_weights")
+    trail.append(Accuracy("supernet", "validation, shared weights", shared, validation))
     for stage, value in (exported or {}).get("accuracy", {}).items():
-        trail.append(
-            Accuracy(stage, "test, trained", Number(value, "share", "reference"), samples)
-        )  # verification runs on the whole test split
+        trail.append(Accuracy(stage, "test, trained", Number(value, "share", "reference"), test))
     for one in (deployed or {}).get("targets", ()):
         stack = Stack.of(one["stack"]).fingerprint
         equal = (
