@@ -6,6 +6,7 @@ every series also has a marker or a hatch of its own. Needs matplotlib (extra `p
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toolchain.errors import ConfigurationError
+from toolchain.files import write_atomic
 from toolchain.search.trace import Epoch
 from toolchain.units import Budget
 
@@ -362,10 +364,15 @@ def _figure(width: float, height: float) -> Iterator[Figure]:
 
 def _save(figure: Figure, path: Path) -> tuple[Path, Path]:
     """Both files; the same picture gives the same bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     png, svg = path.with_name(path.name + ".png"), path.with_name(path.name + ".svg")
-    figure.savefig(png, dpi=DPI, metadata={"Software": None})
-    figure.savefig(svg, metadata={"Date": None})
+    options: dict[Path, dict[str, Any]] = {
+        png: {"format": "png", "dpi": DPI, "metadata": {"Software": None}},
+        svg: {"format": "svg", "metadata": {"Date": None}},
+    }
+    for file, how in options.items():
+        drawn = io.BytesIO()
+        figure.savefig(drawn, **how)
+        write_atomic(file, drawn.getvalue())
     return png, svg
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Final
 
 import numpy as np
 
+from toolchain.files import write_atomic
 from toolchain.search.protocols import HistoryRow
 
 _COST: Final = "cost/"
@@ -56,14 +58,14 @@ def epochs_of(history: Sequence[HistoryRow]) -> tuple[Epoch, ...]:
 def write_trace(history: Sequence[HistoryRow], path: Path) -> Path:
     """Every row as one line of a CSV file: step, epoch, then the named values; empty where a row lacks one."""
     names = sorted({name for row in history for name in row.values})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([*_FIRST, *names])
-        for row in history:
-            writer.writerow(
-                [row.step, row.epoch, *(repr(row.values[n]) if n in row.values else "" for n in names)]
-            )
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow([*_FIRST, *names])
+    for row in history:
+        writer.writerow(
+            [row.step, row.epoch, *(repr(row.values[n]) if n in row.values else "" for n in names)]
+        )
+    write_atomic(path, text.getvalue().encode())
     return path
 
 
