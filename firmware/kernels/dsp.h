@@ -56,6 +56,8 @@ static inline int32_t bf_ssat8(int32_t x)
     return r;
 }
 
+BF_INSTRUCTION2(bf_sxtab16, "sxtab16 %0, %1, %2")
+BF_INSTRUCTION2(bf_sxtab16_ror8, "sxtab16 %0, %1, %2, ror #8")
 BF_INSTRUCTION2(bf_pkhbt_lsl16, "pkhbt %0, %1, %2, lsl #16")
 BF_INSTRUCTION2(bf_pkhtb_asr16, "pkhtb %0, %1, %2, asr #16")
 BF_INSTRUCTION2(bf_sadd16, "sadd16 %0, %1, %2")
@@ -101,6 +103,16 @@ static inline uint32_t bf_sxtb16(uint32_t x)
 static inline uint32_t bf_sxtb16_ror8(uint32_t x)
 {
     return bf_pair((int8_t)(x >> 8), (int8_t)(x >> 24));
+}
+
+static inline uint32_t bf_sxtab16(uint32_t a, uint32_t b)
+{
+    return bf_pair(bf_low(a) + (int8_t)b, bf_high(a) + (int8_t)(b >> 16));
+}
+
+static inline uint32_t bf_sxtab16_ror8(uint32_t a, uint32_t b)
+{
+    return bf_pair(bf_low(a) + (int8_t)(b >> 8), bf_high(a) + (int8_t)(b >> 24));
 }
 
 static inline int32_t bf_ssat8(int32_t x)

@@ -1,5 +1,6 @@
 /* average_pool and max_pool over NHWC. Padding is not counted: each window is cut to the image. Bit-identical to
  * TensorFlow Lite Micro (reference/integer_ops/pooling.h): the mean of raw values, halves away from zero. */
+#include "dsp.h"
 #include "kernels.h"
 
 struct cut {
@@ -23,11 +24,6 @@ static struct cut cut_window(const struct bf_window *op, const int8_t *input, ui
     return cut;
 }
 
-static inline int32_t clamp(int32_t value, int32_t least, int32_t greatest)
-{
-    return value < least ? least : value > greatest ? greatest : value;
-}
-
 /* floor(dividend / divisor) below 2^25, without the division that a Cortex-M0+ lacks. */
 static uint32_t divide(uint32_t dividend, uint32_t divisor)
 {
@@ -44,40 +40,78 @@ static uint32_t divide(uint32_t dividend, uint32_t divisor)
 /* Up to here one multiplication by 2^24 / n + 1 gives v / n exactly for v <= 128.5 n: the error n * v stays below 2^24. */
 #define MOST_BY_RECIPROCAL 256u
 
-/* Mean of `count` values, halves away from zero. `reciprocal` is that of count, or 0 where it would not be exact. */
-static inline int32_t mean(int32_t sum, uint32_t count, uint32_t reciprocal)
+/* Mean of `count` values, halves away from zero; `reciprocal` is that of count. */
+static inline int32_t mean(int32_t sum, uint32_t half, uint32_t reciprocal)
 {
-    uint32_t size = (uint32_t)(sum < 0 ? -sum : sum) + count / 2, quotient;
+    int32_t sign = sum >> 31;
+    int32_t quotient = (int32_t)(((uint32_t)((sum ^ sign) - sign) + half) * reciprocal >> 24);
 
-    quotient = reciprocal ? size * reciprocal >> 24 : divide(size, count);
+    return (quotient ^ sign) - sign;
+}
+
+/* The same of any count. */
+static int32_t exact_mean(int32_t sum, uint32_t count)
+{
+    uint32_t quotient = divide((uint32_t)(sum < 0 ? -sum : sum) + count / 2, count);
+
     return sum < 0 ? -(int32_t)quotient : (int32_t)quotient;
 }
 
-/* Sums of four channels at once: bytes as unsigned (value + 128) in 16-bit halves, which hold 257 of them. */
+/* Four channels of a window's pixels, even and odd ones as pairs of 16 bits. With the DSP extension signed: 256 times -128
+ * fits. Else from 0 on (value + 128), which 16 bits hold as well. */
+struct sums {
+    uint32_t even, odd;
+};
+
+#if BF_WITH_DSP
+#define CENTRE 0
+static inline struct sums add_word(struct sums sums, uint32_t word)
+{
+    return (struct sums){bf_sxtab16(sums.even, word), bf_sxtab16_ror8(sums.odd, word)};
+}
+#else
+#define CENTRE 128
+static inline struct sums add_word(struct sums sums, uint32_t word)
+{
+    word ^= 0x80808080u;
+    return (struct sums){sums.even + (word & 0x00ff00ffu), sums.odd + (word >> 8 & 0x00ff00ffu)};
+}
+#endif
+
+static inline int32_t lane(uint32_t pair)
+{
+    return CENTRE ? (int32_t)(pair & 0xffffu) : (int16_t)pair;
+}
+
 static void average_words(const struct bf_window *op, struct cut cut, uint32_t reciprocal, int8_t *output)
 {
-    uint32_t pitch = op->in_c / 4u, down = (op->in_w - cut.columns) * pitch, count = cut.rows * cut.columns;
-    int32_t centre = (int32_t)(count * 128u), least = op->least, greatest = op->greatest;
+    uint32_t pitch = op->in_c / 4u, count = cut.rows * cut.columns, half = count / 2, group;
+    int32_t centre = (int32_t)count * CENTRE;
     const uint32_t *first = (const uint32_t *)(const void *)cut.first;
-    uint32_t group, row, column, lane;
 
-    for (group = 0; group < pitch; group++) {
-        const uint32_t *at = first + group;
-        uint32_t even = 0, odd = 0;
-        int32_t sums[4];
+    if (cut.columns == op->in_w) { /* rows follow each other: one long one */
+        cut.columns = count;
+        cut.rows = 1;
+    }
+    for (group = 0; group < pitch; group++, output += 4) {
+        const uint32_t *row = first + group;
+        struct sums sums = {0, 0};
+        uint32_t rows, columns;
 
-        for (row = cut.rows; row > 0; row--, at += down)
-            for (column = cut.columns; column > 0; column--, at += pitch) {
-                uint32_t word = *at ^ 0x80808080u;
-                even += word & 0x00ff00ffu;
-                odd += word >> 8 & 0x00ff00ffu;
+        for (rows = cut.rows; rows > 0; rows--, row += op->in_w * pitch) {
+            const uint32_t *at = row;
+
+            for (columns = cut.columns; columns >= 4; columns -= 4, at += 4 * pitch) {
+                uint32_t a = at[0], b = at[pitch], c = at[2 * pitch], d = at[3 * pitch];
+                sums = add_word(add_word(add_word(add_word(sums, a), b), c), d);
             }
-        sums[0] = (int32_t)(even & 0xffffu);
-        sums[1] = (int32_t)(odd & 0xffffu);
-        sums[2] = (int32_t)(even >> 16);
-        sums[3] = (int32_t)(odd >> 16);
-        for (lane = 0; lane < 4; lane++)
-            *output++ = (int8_t)clamp(mean(sums[lane] - centre, count, reciprocal), least, greatest);
+            for (; columns > 0; columns--, at += pitch)
+                sums = add_word(sums, *at);
+        }
+        output[0] = (int8_t)mean(lane(sums.even) - centre, half, reciprocal);
+        output[1] = (int8_t)mean(lane(sums.odd) - centre, half, reciprocal);
+        output[2] = (int8_t)mean(lane(sums.even >> 16) - centre, half, reciprocal);
+        output[3] = (int8_t)mean(lane(sums.odd >> 16) - centre, half, reciprocal);
     }
 }
 
@@ -93,13 +127,14 @@ static void average_bytes(const struct bf_window *op, struct cut cut, uint32_t r
         for (row = cut.rows; row > 0; row--, at += down)
             for (column = cut.columns; column > 0; column--, at += pitch)
                 sum += *at;
-        *output++ = (int8_t)clamp(mean(sum, count, reciprocal), op->least, op->greatest);
+        *output++ = (int8_t)(reciprocal ? mean(sum, count / 2, reciprocal) : exact_mean(sum, count));
     }
 }
 
 void bf_average_pool(const struct bf_window *op, const int8_t *input, int8_t *output)
 {
     uint32_t y, x, counted = 0, reciprocal = 0;
+    int8_t *all = output;
 
     for (y = 0; y < op->out_h; y++)
         for (x = 0; x < op->out_w; x++, output += op->in_c) {
@@ -110,11 +145,12 @@ void bf_average_pool(const struct bf_window *op, const int8_t *input, int8_t *ou
                 counted = count;
                 reciprocal = count <= MOST_BY_RECIPROCAL ? divide(1u << 24, count) + 1 : 0;
             }
-            if (op->in_c % 4 == 0 && reciprocal)
+            if (op->in_c % 4 == 0 && reciprocal) /* at most 256 pixels */
                 average_words(op, cut, reciprocal, output);
             else
                 average_bytes(op, cut, reciprocal, output);
         }
+    bf_clamp_all(all, (uint32_t)(output - all), op->least, op->greatest);
 }
 
 #if defined(__ARM_FEATURE_DSP)
