@@ -95,6 +95,25 @@ def test_labels_do_not_overlap(browser: Chromium, files: dict[str, str]) -> None
 
 
 @pytest.mark.parametrize("width", WIDTHS)
+def test_cells_do_not_overlap(browser: Chromium, files: dict[str, str], width: int) -> None:
+    browser.open(files["whole"], width=width)
+    browser.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    pairs = browser.evaluate(
+        """[...document.querySelectorAll("tr")].flatMap(row => {
+             const cells = [...row.cells].map(cell => {
+               const range = document.createRange(); range.selectNodeContents(cell);
+               return [cell.textContent, range.getBoundingClientRect()];
+             }).filter(([text, box]) => text && box.width);
+             return cells.flatMap(([a, p], i) => cells.slice(i + 1)
+               .filter(([b, q]) => Math.min(p.right, q.right) - Math.max(p.left, q.left) > 1
+                 && Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top) > 1)
+               .map(([b, q]) => [a, b]));
+           })"""
+    )
+    assert pairs == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
 def test_nothing_is_wider_than_the_screen(browser: Chromium, files: dict[str, str], width: int) -> None:
     browser.open(files["crowded"], width=width)
     browser.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")

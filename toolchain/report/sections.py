@@ -199,7 +199,7 @@ def lut(target: Target, name: str) -> Html:
         (
             kind.kind,
             *(
-                f"{n:,}" if n or i < 2 else "-"
+                f"{n:,}" if n or i < 2 else ""
                 for i, n in enumerate(
                     (kind.operators, kind.measured, kind.predicted, kind.failed, kind.unstable)
                 )
