@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from profilers.calibrate import Calibration
@@ -130,16 +131,21 @@ def _steps(
     evidence = table.evidence
     clock = fields.get("clock_hz", "")
     found = []
-    for index, (node, op) in enumerate(zip(graph.nodes, written.operators(graph), strict=True), start=1):
-        value = table.values.get(op)
+    for index, node in enumerate(graph.nodes):
+        algorithm = written.algorithm(index)
+        parts = [replace(op, algorithm=algorithm) for op in written.parts(graph, index)]
         number = time = None
-        if value is not None and evidence is not None:
+        if evidence is not None and all(op in table.values for op in parts):
+            value = sum(table.values[op] for op in parts)
             unit = "us" if evidence.value == "host_wall" else "count"
             number = Number(value, unit, evidence.value, "", stack)
             if clock.isdecimal() and evidence.value.startswith("cycles"):
                 time = Number(value * 1e6 / int(clock), "us", evidence.value, "", stack)
-        how = "" if op.algorithm == "direct" else op.algorithm
-        found.append(Step(index, node.operator.signature, number, time, how))
+        how = [
+            *([algorithm] if algorithm != "direct" else []),
+            *([f"{len(parts)} patches"] * (len(parts) > 1)),
+        ]
+        found.append(Step(index + 1, node.operator.signature, number, time, ", ".join(how)))
     return tuple(found)
 
 
