@@ -13,8 +13,8 @@ refused that only the exact plan brings below a bound; none is let through that 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -116,6 +116,14 @@ class PlannedTable:
                 for name, entry in target.table(policy).least().items():
                     found[name] = min(found[name], entry)
         return found
+
+    def keeping(self, metrics: Collection[str]) -> PlannedTable:
+        """The same with the bounds on these metrics alone: what a network costs where the others are free."""
+        targets = [
+            replace(target, bounds={m: b for m, b in target.bounds.items() if m in metrics})
+            for target in self.targets
+        ]
+        return PlannedTable(self.fastest, tuple(targets))
 
     def paths(self) -> int:
         """The number of architectures in which every candidate is available."""

@@ -127,8 +127,10 @@ def test_a_budget_that_only_winograd_keeps(project: Project, method: str) -> Non
     assert found.predicted["cycles"] <= limit.bound
     assert found.exact["flash_bytes"] > direct["flash_bytes"]
     assert Plan.from_dict(found.targets[0].plan) != DIRECT
-    with pytest.raises(InfeasibleError):
+    with pytest.raises(InfeasibleError) as caught:
         search(project, budgets=(limit, Budget("flash_bytes", direct["flash_bytes"])), method=method)
+    assert set(caught.value.binding) == {"cycles", "flash_bytes"}
+    assert caught.value.least["cycles"] <= limit.bound
 
 
 def test_what_is_foretold_is_written_deployed_and_counted(project: Project, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toolchain.errors import ConfigurationError, InfeasibleError
-from toolchain.search.protocols import Architecture, CostModel, Floats, Ints
+from toolchain.search.protocols import Architecture, CostModel, Floats, Ints, PlanningCostModel
 from toolchain.units import Budget, format_value
 
 ENUMERABLE: Final = 200_000
@@ -288,7 +288,8 @@ def _irreducible(cost: CostModel, budgets: Sequence[Budget], rng: np.random.Gene
     kept = list(budgets)
     for budget in budgets:
         rest = [b for b in kept if b is not budget]
-        if rest and find_feasible(cost, rest, rng) is None:
+        free = cost.keeping([b.metric for b in rest]) if isinstance(cost, PlanningCostModel) else cost
+        if rest and find_feasible(free, rest, rng) is None:
             kept = rest
     return tuple(b.metric for b in kept)
 

@@ -7,9 +7,9 @@ of the three knows how the others work, so tables, predictors, exact solvers and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +51,15 @@ class CostModel(Protocol):
 
     def least(self) -> Mapping[str, tuple[float, Architecture]]:
         """Per metric, the least value over the whole space and a valid architecture that attains it."""
+        ...
+
+
+@runtime_checkable
+class PlanningCostModel(CostModel, Protocol):
+    """A cost model whose prices depend on bounds: each architecture is priced as it would be built to keep them."""
+
+    def keeping(self, metrics: Collection[str]) -> CostModel:
+        """The same with the bounds on these metrics alone; the others are free."""
         ...
 
 
