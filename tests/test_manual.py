@@ -250,3 +250,14 @@ def test_options_of_urls() -> None:
 
     assert named("linux-targets.md", "The URL") == {*OPTIONS, "runtime", "threads", "kernels"}
     assert named("gpu.md", "What is needed") == set(_OPTIONS)
+
+
+def test_every_variable_of_the_environment() -> None:
+    named = {name for row in table("cli.md", "Environment") for name in code(row[0])}
+    sources = "".join(
+        path.read_text(encoding="utf-8") for package in ("targets", "toolchain", "profilers") for path in
+        (ROOT / package).rglob("*.py")
+    )  # fmt: skip
+    used = set(re.findall(r"\bBOARDFIT_[A-Z_]+\b", sources))
+    used |= set(re.findall(r"""(?:environ\.get\(|environ\[|variables\.get\()["'](\w+)["']""", sources))
+    assert used == named
