@@ -54,7 +54,8 @@ class Budget:
     def __post_init__(self) -> None:
         if not math.isfinite(self.bound) or self.bound <= 0:
             raise ConfigurationError(
-                f"budget for {self.metric} is {self.bound}; it must be a positive finite number"
+                f"budget for {self.metric} is {self.bound}; it must be a positive finite number",
+                remedy='write a value above 0, e.g. latency = "2 ms"',
             )
 
     def keeps(self, value: float) -> bool:
@@ -76,7 +77,8 @@ class QuantileBudget:
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise ConfigurationError(
-                f"budget for {self.metric} is {100 * self.share:g} % of the networks; it must be above 0, at most 100"
+                f"budget for {self.metric} is {100 * self.share:g} % of the networks; it must be above 0, at most 100",
+                remedy='write e.g. "25 %": as cheap as the cheapest quarter of the space',
             )
 
 

@@ -54,10 +54,10 @@ def test_no_project_is_no_error(boardfit: Command, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "name", "detail", "remedy"),
     [
-        (("[data]", "[data"), "project file", "not TOML", "edit "),
+        (("[data]", "[data"), "project file", "not TOML", "boardfit init NAME"),
         (('kind = "npz"', 'kidn = "npz"'), "project file", "'data.kidn'", "did you mean 'data.kind'"),
         (('"cpu:litert"', '"cpu:tpu"'), "target", "cpu:tpu", "cpu:litert"),
-        (('"data.npz"', '"none.npz"'), "data", "does not exist", "edit [data] in "),
+        (('"data.npz"', '"none.npz"'), "data", "does not exist", "correct data.path"),
         (("my_space.py:MySpace", "my_space.py:Mine"), "space", "Mine", ""),
         (("my_space.py:MySpace", "none.py:Mine"), "space", "none.py", ""),
     ],

@@ -85,7 +85,7 @@ def _run(arguments: list[str], stopped: Callable[[], bool]) -> int:
         if debug:
             traceback.print_exc()
         if isinstance(error, BoardfitError):
-            print_error(error.message, error.remedy)
+            print_error(error.message, error.remedy or error.usual_remedy)
             return error.exit_code
         extra = _extra_that_brings(error)
         if extra:

@@ -94,7 +94,8 @@ def train_network(
     if epochs < 1 or batch_size < 1 or learning_rate <= 0 or shift < 0 or not 0 <= label_smoothing < 1:
         raise ConfigurationError(
             f"training settings out of range: epochs {epochs}, batch_size {batch_size}, learning_rate "
-            f"{learning_rate}, shift {shift}, label_smoothing {label_smoothing}"
+            f"{learning_rate}, shift {shift}, label_smoothing {label_smoothing}",
+            remedy="correct [training] or [search] in the project file",
         )
     device = device_of(module)
     inputs, labels = as_tensors(x, y, device, "training data")

@@ -101,7 +101,9 @@ def bench(path: Path, url: str, *, progress: Progress = silent, wait: bool = Fal
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ModelFileError(f"cannot read {path}: {error.strerror}") from error
+        raise ModelFileError(
+            f"cannot read {path}: {error.strerror}", remedy="check the path; it must be a .tflite file"
+        ) from error
     graph = read_tflite(data)
     if graph.dtype != "int8" and is_board(url):
         raise ConfigurationError(

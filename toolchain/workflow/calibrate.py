@@ -93,7 +93,10 @@ def _measured(session: Session, progress: Progress, before: int) -> Mapping[str,
     found = {}
     for number, result in enumerate(session.measure(jobs), 1):
         if result.measurement is None:
-            raise DeviceError(f"{session.stack.label} refuses {result.key}: {result.failure}")
+            raise DeviceError(
+                f"{session.stack.label} refuses {result.key}: {result.failure}",
+                remedy="a board with more memory, or `boardfit flash` where its firmware is old",
+            )
         found[result.key] = result.measurement
         progress("calibrate", before + number, 2 * len(LAYERS), session.stack.label)
     return found

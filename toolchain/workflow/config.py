@@ -287,11 +287,16 @@ def load_config(path: Path) -> Config:
             f"no project file {path}", remedy="make one with: boardfit init NAME"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"cannot read {path}: {error}") from error
+        raise ConfigurationError(
+            f"cannot read {path}: {error}", remedy="make it a text file in UTF-8 that you may read"
+        ) from error
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{path} is not TOML: {error}") from error
+        raise ConfigurationError(
+            f"{path} is not TOML: {error}",
+            remedy="correct that line (docs/cli.md has every key), or begin with a new one: boardfit init NAME",
+        ) from error
     return parse_config(values, str(path))
 
 

@@ -83,10 +83,16 @@ def load_dataset(section: DataSection, folder: Path, seed: int) -> Dataset:
     """
     if section.kind != "digits":
         if not section.path:
-            raise DataError(f"data.path is empty, and kind {section.kind!r} needs one")
+            raise DataError(
+                f"data.path is empty, and kind {section.kind!r} needs one",
+                remedy="set data.path to the file or folder, relative to the project file (docs/data.md)",
+            )
         path = folder / section.path
         if not path.exists():
-            raise DataError(f"data.path {path} does not exist")
+            raise DataError(
+                f"data.path {path} does not exist",
+                remedy="correct data.path; it is relative to the project file",
+            )
     if section.kind == "digits":
         parts, classes = _digits(section)
     elif section.kind == "npz":
@@ -149,7 +155,10 @@ def _npz(path: Path) -> tuple[_Parts, tuple[str, ...]]:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is not a readable npz file: {error}") from error
+        raise DataError(
+            f"{path} is not a readable npz file: {error}",
+            remedy="write it again with numpy.savez(path, x=samples, y=labels)",
+        ) from error
     names = [s for s in SPLITS if f"x_{s}" in arrays]
     if "x" in arrays:
         wanted = {"all": ("x", "y")}
@@ -162,7 +171,10 @@ def _npz(path: Path) -> tuple[_Parts, tuple[str, ...]]:
     parts: dict[str, tuple[Any, Any]] = {}
     for split, (x_name, y_name) in wanted.items():
         if y_name not in arrays:
-            raise DataError(f"{path} has {x_name} but not {y_name}")
+            raise DataError(
+                f"{path} has {x_name} but not {y_name}",
+                remedy="store the labels beside it: numpy.savez(..., x=..., y=...)",
+            )
         parts[split] = (arrays[x_name], arrays[y_name])
     return _index_labels(path, parts, arrays.get("classes"))
 
@@ -177,20 +189,27 @@ def _index_labels(
             f"{path}: labels are not whole numbers", remedy="boardfit classifies; regression is not covered"
         )
     if labels.dtype.kind not in "iufUSb":
-        raise DataError(f"{path}: labels of type {labels.dtype} are not understood")
+        raise DataError(
+            f"{path}: labels of type {labels.dtype} are not understood",
+            remedy="use whole numbers or texts as labels",
+        )
     values = np.unique(labels)
     if classes is not None:
         names = tuple(str(name) for name in np.asarray(classes).ravel())
         if labels.dtype.kind not in "US":
             if values[0] < 0 or values[-1] >= len(names):
                 raise DataError(
-                    f"{path}: labels run from {values[0]} to {values[-1]}, but {len(names)} classes are named"
+                    f"{path}: labels run from {values[0]} to {values[-1]}, but {len(names)} classes are named",
+                    remedy="name a class for each label, or leave out the array classes",
                 )
             values = np.arange(len(names))
         else:
             unknown = set(values.tolist()) - set(names)
             if unknown:
-                raise DataError(f"{path}: labels {sorted(unknown)} are not among the classes {names}")
+                raise DataError(
+                    f"{path}: labels {sorted(unknown)} are not among the classes {names}",
+                    remedy="name them in the array classes, or leave it out",
+                )
             values = np.asarray(sorted(names))
             names = tuple(str(v) for v in values)
     else:
@@ -199,7 +218,10 @@ def _index_labels(
     for split, (x, y) in parts.items():
         x = np.asarray(x)
         if x.dtype.kind not in "iufb":
-            raise DataError(f"{path}: samples of type {x.dtype} are not numbers")
+            raise DataError(
+                f"{path}: samples of type {x.dtype} are not numbers",
+                remedy="store samples as float32 or uint8",
+            )
         flat = np.asarray(y).ravel()
         result[split] = (x.astype(np.float32), np.searchsorted(values, flat).astype(np.int64))
     return result, names
@@ -227,7 +249,10 @@ def _csv_windows(path: Path, section: DataSection) -> tuple[_Parts, tuple[str, .
             if columns is None:
                 columns = header
             elif columns != header:
-                raise DataError(f"{name} has columns {header}, the first file has {columns}")
+                raise DataError(
+                    f"{name} has columns {header}, the first file has {columns}",
+                    remedy="give all files the same columns",
+                )
             ends = [*(np.flatnonzero(labels[1:] != labels[:-1]) + 1).tolist(), len(labels)]
             start = 0
             for end in ends:
@@ -249,9 +274,11 @@ def _read_csv(path: Path, label: str) -> tuple[list[str], Floats, NDArray[np.str
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.reader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
+        raise DataError(
+            f"cannot read {path}: {error}", remedy="save it as CSV in UTF-8, readable by you"
+        ) from error
     if len(rows) < 2:
-        raise DataError(f"{path} has no data rows")
+        raise DataError(f"{path} has no data rows", remedy="add rows below the header, or remove the file")
     header = [name.strip() for name in rows[0]]
     if label not in header:
         raise DataError(f"{path} has no column {label!r}; it has {header}", remedy="set data.label")
@@ -260,12 +287,17 @@ def _read_csv(path: Path, label: str) -> tuple[list[str], Floats, NDArray[np.str
     labels = []
     for number, row in enumerate(rows[1:], start=2):
         if len(row) != len(header):
-            raise DataError(f"{path}, line {number}: {len(row)} fields, the header has {len(header)}")
+            raise DataError(
+                f"{path}, line {number}: {len(row)} fields, the header has {len(header)}",
+                remedy="give each row as many fields as the header",
+            )
         labels.append(row[index].strip())
         try:
             values[number - 2] = [float(v) for position, v in enumerate(row) if position != index]
         except ValueError as error:
-            raise DataError(f"{path}, line {number}: {error}") from error
+            raise DataError(
+                f"{path}, line {number}: {error}", remedy="every column but the label holds numbers"
+            ) from error
     return [name for name in header if name != label], values, np.asarray(labels)
 
 
@@ -293,7 +325,9 @@ def _images(path: Path, section: DataSection) -> tuple[_Parts, tuple[str, ...]]:
                         image = opened.convert("L" if section.channels == 1 else "RGB")
                         image = image.resize((section.size[1], section.size[0]), Image.Resampling.BILINEAR)
                 except (UnidentifiedImageError, OSError) as error:
-                    raise DataError(f"{name} is not a readable image: {error}") from error
+                    raise DataError(
+                        f"{name} is not a readable image: {error}", remedy="replace or remove it"
+                    ) from error
                 pixels = np.asarray(image, np.float32) / 255.0
                 xs.append(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
                 ys.append(folder.name)
@@ -305,25 +339,34 @@ def _images(path: Path, section: DataSection) -> tuple[_Parts, tuple[str, ...]]:
 
 def _check(parts: _Parts, classes: tuple[str, ...]) -> None:
     if len(classes) < 2:
-        raise DataError(f"the data has {len(classes)} class(es); a classifier needs at least 2")
+        raise DataError(
+            f"the data has {len(classes)} class(es); a classifier needs at least 2",
+            remedy="add samples of another class",
+        )
     shape = None
     for split, (x, y) in parts.items():
         if len(x) != len(y):
-            raise DataError(f"{split}: {len(x)} samples but {len(y)} labels")
+            raise DataError(
+                f"{split}: {len(x)} samples but {len(y)} labels", remedy="give each sample one label"
+            )
         if len(x) == 0:
-            raise DataError(f"{split}: no samples")
+            raise DataError(f"{split}: no samples", remedy="add some, or leave out this split")
         if x.ndim not in (2, 3, 4):
             raise DataError(
                 f"{split}: samples have shape {x.shape[1:]}",
                 remedy="use (C, H, W), (C, L) or (F,) per sample",
             )
         if shape is not None and x.shape[1:] != shape:
-            raise DataError(f"{split}: samples have shape {x.shape[1:]}, other splits have {shape}")
+            raise DataError(
+                f"{split}: samples have shape {x.shape[1:]}, other splits have {shape}",
+                remedy="give all samples one shape",
+            )
         shape = x.shape[1:]
         bad = np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(1))
         if len(bad):
             raise DataError(
-                f"{split}: {len(bad)} of {len(x)} samples contain NaN or infinity (first: {bad[0]})"
+                f"{split}: {len(bad)} of {len(x)} samples contain NaN or infinity (first: {bad[0]})",
+                remedy="remove or repair them, e.g. numpy.nan_to_num",
             )
 
 
@@ -348,7 +391,10 @@ def _take(
     """Split off a share of each class (at least one sample of a class that has two)."""
     x, y = part
     if not 0 < share < 1:
-        raise DataError("data.validation and data.test together leave nothing to train on")
+        raise DataError(
+            "data.validation and data.test together leave nothing to train on",
+            remedy="make data.validation and data.test smaller",
+        )
     chosen = np.zeros(len(y), bool)
     for label in np.unique(y):
         members = rng.permutation(np.flatnonzero(y == label))

@@ -18,17 +18,14 @@ from profilers.steady import best_anchor, slowdown, steady_table
 from targets.session import Job, ModelFormat, Session
 from toolchain.errors import ConfigurationError, DeviceError, VerificationError
 from toolchain.export.native.plan import DIRECT, Plan
-from toolchain.export.verify import Limits
-from toolchain.graph import Graph, dequantize_array, quantize_array
-from toolchain.graph.float_reference import run_float
-from toolchain.graph.integer_reference import run_int8
+from toolchain.graph import Graph
 from toolchain.graph.operator import Operator
-from toolchain.graph.tflite_reader import read_tflite
 from toolchain.measurement import Evidence, Measurement, Stack
 from toolchain.report.comparison import ComparisonRow, compare
 from toolchain.units import Budget
+from toolchain.workflow.accuracy import AccuracyStep, accuracy_steps
 from toolchain.workflow.config import TargetSection
-from toolchain.workflow.data import to_nhwc
+from toolchain.workflow.deploy_check import check_outputs, read_exported
 from toolchain.workflow.export import (
     FLOAT_ONNX,
     FLOAT_PT2,
@@ -41,13 +38,11 @@ from toolchain.workflow.export import (
     export_inputs,
     programs,
 )
-from toolchain.workflow.project import Progress, Project, silent
+from toolchain.workflow.project import Progress, Project, silent, target_called
 from toolchain.workflow.sessions import in_time, open_session
 from toolchain.workflow.targets import place_of
 
 STAGE = "deploy"
-# An engine rounds in its own way (XNNPACK differs from TFLite Micro by a few steps); most answers must stay.
-LEAST_AGREEMENT = 0.97
 MEASURE_TRIES = 4
 SAMPLES: Final = 4  # of the test split, that go along to be tried
 
@@ -105,12 +100,14 @@ class DeployOutcome:
         accuracy_before: "float" and "int8" accuracy by the references, from the export.
         rows: metrics, predicted beside measured; named after the targets where there are several.
         targets: what happened on each.
+        accuracies: the network's accuracy at every step, from the search to the targets.
     """
 
     text: str
     accuracy_before: Mapping[str, float]
     rows: tuple[ComparisonRow, ...]
     targets: tuple[TargetDeployed, ...]
+    accuracies: tuple[AccuracyStep, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,11 +118,17 @@ class UndoOutcome:
 
 
 def deploy(
-    project: Project, *, place: str | None = None, progress: Progress = silent, wait: bool = False
+    project: Project,
+    *,
+    only: str = "",
+    place: str | None = None,
+    progress: Progress = silent,
+    wait: bool = False,
 ) -> DeployOutcome:
     """Check the exported model's outputs on every target with the test split; then deploy and measure it on each.
 
     Args:
+        only: name or URL of one of the project's targets: the others are left as they are.
         place: where on the target; default: `boardfit/<project>` in the user's home on a Linux board, else
             results/deployed in the project. Several targets have places of their own (`workflow.targets.place_of`).
         wait: wait for another process that measures on a device.
@@ -138,7 +141,7 @@ def deploy(
         DeviceError: a target cannot be opened, is busy, or could not measure the network.
     """
     found, exported = check_exported(project)
-    targets = project.config.target
+    targets = (target_called(project.config, only),) if only else project.config.target
     stacks = {one["name"]: one["stack"] for one in found["targets"]}
     deployed, measured = [], dict[str, Measurement]()
     with ExitStack() as opened:
@@ -153,7 +156,7 @@ def deploy(
         checks = []
         for one in ready:
             step("checking outputs", one.target)
-            checks.append(_check_outputs(project, one.session, one.model, one.name))
+            checks.append(check_outputs(project, one.session, one.model, one.name))
         for one, (check, inputs) in zip(ready, checks, strict=True):
             target, session = one.target, one.session
             step("copying", target)
@@ -163,7 +166,7 @@ def deploy(
             step("measuring", target)
             found_here = _measure(session, one.model, wait)
             tflite = INT8_TFLITE if target.precision == "int8" else FLOAT_TFLITE
-            graph = _read(project, tflite)
+            graph = read_exported(project, tflite)
             values = {**_measured(session, found_here), **_bytes(one, graph, tflite, found_here)}
             measured |= {project.metric(target, metric): value for metric, value in values.items()}
             speed = _remember(project, session, exported["text"], one.plan.operators(graph), found_here)
@@ -181,30 +184,55 @@ def deploy(
                 )
             )
         progress("deploy", steps, steps, "")
-    budgets = tuple(Budget(b["metric"], b["bound"]) for b in found["budgets"])
+    # Of several targets' budgets those that were looked at.
+    budgets = tuple(
+        Budget(b["metric"], b["bound"]) for b in found["budgets"] if not only or b["metric"] in measured
+    )
     predicted = {k: v for k, v in found["predicted"].items() if k in measured}
     outcome = DeployOutcome(
-        exported["text"], exported["accuracy"], compare(budgets, predicted, measured), tuple(deployed)
+        exported["text"],
+        exported["accuracy"],
+        compare(budgets, predicted, measured),
+        tuple(deployed),
+        accuracy_steps(project, found, exported, [(one.name, one.accuracy, one.samples) for one in deployed]),
     )
-    record = asdict(outcome)
-    record["rows"] = [row.as_dict() for row in outcome.rows]
-    record["targets"] = [{**asdict(one), "stack": one.stack.as_dict()} for one in outcome.targets]
-    project.write_record(STAGE, {}, record)
+    _record(project, outcome, exported["inputs"])
     return outcome
 
 
-def undo(project: Project, *, place: str | None = None) -> UndoOutcome:
+def _record(project: Project, outcome: DeployOutcome, exported: str) -> None:
+    """Keep the outcome. What was deployed to other targets before stands there, when it was of the same files.
+
+    Args:
+        exported: fingerprint of what the files depended on.
+    """
+    record = asdict(outcome)
+    record["rows"] = [row.as_dict() for row in outcome.rows]
+    record["targets"] = [{**asdict(one), "stack": one.stack.as_dict()} for one in outcome.targets]
+    before = project.latest(STAGE)
+    if before is not None and before.get("depends") == {"export": exported}:
+        for key, name in (("targets", "name"), ("rows", "metric")):
+            now = {one[name] for one in record[key]}
+            record[key] += [one for one in before[key] if one[name] not in now]
+        steps = {(one["step"], one["target"]) for one in record["accuracies"]}
+        record["accuracies"] += [
+            one for one in before["accuracies"] if (one["step"], one["target"]) not in steps
+        ]
+    project.write_record(STAGE, {"export": exported}, record)
+
+
+def undo(project: Project, *, only: str = "", place: str | None = None) -> UndoOutcome:
     """Put back on every target what stood there before the last deployment; twice in a row changes nothing.
 
     Args:
-        place: as it was given to `deploy`.
+        only, place: as they were given to `deploy`.
 
     Raises:
         ConfigurationError: nothing stood there before, or it was of other firmware. On the targets before, it is done.
         DeviceError: a target cannot be opened.
     """
     places = []
-    for target in project.config.target:
+    for target in (target_called(project.config, only),) if only else project.config.target:
         with open_session(target.url, target.precision) as session:
             places.append((target.name, session.undo(place_of(project, target, place))))
     project.drop_record(STAGE)  # what it describes does not stand there any more
@@ -323,73 +351,6 @@ def _exported(project: Project) -> dict[str, Any]:
     return stored
 
 
-def _read(project: Project, name: str) -> Graph:
-    return read_tflite((project.model_folder / name).read_bytes())
-
-
-def _check_outputs(
-    project: Project, session: Session, model: bytes, name: str
-) -> tuple[dict[str, Any], NDArray[Any]]:
-    """Run the test split on the target, and compare with the reference and with the labels; and the inputs."""
-    integer = name == INT8_TFLITE or session.device is not None
-    graph = _read(project, INT8_TFLITE if integer else FLOAT_TFLITE)
-    data = project.data
-    x, y = data.x["test"], data.y["test"]
-    feed: NDArray[Any]
-    if integer:
-        source, result = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
-        assert source.quantization is not None  # an int8 graph has them everywhere (Graph's validation)
-        assert result.quantization is not None
-        feed = inputs = quantize_array(to_nhwc(x), source.quantization)
-        answers = session.run(model, inputs).reshape(len(x), -1)
-        reference = run_int8(graph, inputs).reshape(len(x), -1)
-        differing: int | None = int(np.count_nonzero(answers != reference))
-        difference = float(np.abs(answers.astype(np.int32) - reference.astype(np.int32)).max())
-        scores = dequantize_array(answers, result.quantization)
-        expected = dequantize_array(reference, result.quantization)
-    else:
-        inputs_nhwc = to_nhwc(x)
-        feed = inputs_nhwc if session.model_format == "tflite" else _channels_first(inputs_nhwc, name, x)
-        scores = session.run(model, feed).reshape(len(x), -1).astype(np.float32)
-        expected = run_float(graph, inputs_nhwc).reshape(len(x), -1)
-        differing = None
-        difference = float(np.abs(scores - expected).max())
-    agreement = float(np.mean(scores.argmax(1) == expected.argmax(1)))
-    accuracy, wanted = (float(np.mean(values.argmax(1) == y)) for values in (scores, expected))
-    if name == INT8_ONNX:
-        # Its reference is the float graph: quantised answers may differ, as long as they are as often right.
-        if accuracy < wanted - Limits().accuracy_loss:
-            raise VerificationError(
-                f"on the target {100 * accuracy:.1f} % of {len(x)} answers are right, by the float reference "
-                f"{100 * wanted:.1f} %; the limit is {100 * Limits().accuracy_loss:.0f} % less",
-                remedy="run `boardfit export --force` and look at its table; do not use this model",
-            )
-    elif session.device is not None and differing:
-        raise VerificationError(
-            f"on the board {differing} of {answers.size} output values are not those of TFLite Micro, "
-            f"by up to {difference:.0f} steps; all must be equal",
-            remedy="run `boardfit flash`, which writes the firmware anew; if it stays, report it as a bug",
-        )
-    elif agreement < LEAST_AGREEMENT:
-        raise VerificationError(
-            f"on the target {100 * agreement:.1f} % of {len(x)} answers are the reference's, "
-            f"the limit is {100 * LEAST_AGREEMENT:.0f} %",
-            remedy="run `boardfit export --force` and look at its table; do not use this model",
-        )
-    return {
-        "samples": len(x),
-        "accuracy": accuracy,
-        "agreement": agreement,
-        "differing": differing,
-        "max_difference": difference,
-    }, feed
-
-
-def _channels_first(nhwc: NDArray[np.float32], name: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """ONNX files take torch's own layout; .pt2 files are made from the graph and take N x C x 1 x L for series."""
-    return np.ascontiguousarray(nhwc.transpose(0, 3, 1, 2)) if name == FLOAT_PT2 and nhwc.ndim == 4 else x
-
-
 def _measure(session: Session, model: bytes, wait: bool) -> Measurement:
     """The whole network; on a CPU measured again, up to `MEASURE_TRIES` times, while the machine is in a slow phase.
 
@@ -400,7 +361,10 @@ def _measure(session: Session, model: bytes, wait: bool) -> Measurement:
     while len(tries) < MEASURE_TRIES and not (tries and not tries[-1].unstable):
         (result,) = session.measure([Job("network", model)], wait=wait)
         if result.measurement is None:
-            raise DeviceError(f"the target could not measure the network: {result.failure}")
+            raise DeviceError(
+                f"the target could not measure the network: {result.failure}",
+                remedy="look at the target: `boardfit doctor --target URL`; then run the command again",
+            )
         tries.append(result.measurement)
     best = best_anchor(tries)
     return min(tries, key=lambda found: (found.unstable, slowdown(found, best)))
