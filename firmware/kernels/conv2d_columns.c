@@ -251,6 +251,16 @@ static __attribute__((noinline)) void run_mixed(const struct blocks *b, const st
     }
 }
 
+static void run_pair(const struct bf_window *op, struct blocks *b)
+{
+    if (op->out_c > 1 && b->channels[0].rounding != 0 && b->channels[1].rounding != 0 &&
+        (b->channels[0].shift > 0) == (b->channels[1].shift > 0)) {
+        run_blocks(b);
+    } else {
+        run_mixed(b, b->channels, op->out_c > 1 ? 2 : 1, op->out_zero);
+    }
+}
+
 void bf_conv2d_columns(const struct bf_window *op, const uint8_t *program, const int8_t *input, int8_t *output,
                        void *scratch)
 {
@@ -263,26 +273,34 @@ void bf_conv2d_columns(const struct bf_window *op, const uint8_t *program, const
     b.finished = -1;
     int8_t *stage = (int8_t *)((uint32_t *)scratch + op->chunk * b.steps);
     for (uint32_t first = 0; first < pixels;) {
-        uint32_t count = pixels - first < op->chunk ? pixels - first : op->chunk;
-        if (count < 4) {
+        uint32_t left = pixels - first, count = left < op->chunk ? left : op->chunk, rest = 0;
+        if (left > count && left - count < 4 && count > 4) {
+            count -= 4; /* the last pass gets a whole group */
+        } else if (left < 4) {
             first = pixels - 4; /* pixels that were done already fill the last group */
             count = 4;
+        } else {
+            rest = count & 3; /* the last group overlaps the one before */
         }
-        count &= ~3u;
-        bf_pack_columns(op, input, first, count, scratch, stage);
-        b.columns = scratch;
+        uint32_t whole = count & ~3u, *last = (uint32_t *)scratch + whole * b.steps;
+        bf_pack_columns(op, input, first, whole, scratch, stage);
+        if (rest > 0) {
+            bf_pack_columns(op, input, pixels - 4, 4, last, stage);
+        }
         b.weights = program + op->weights;
-        b.groups = count / 4;
         for (uint32_t c = 0; c < op->out_c; c += 2) {
             uint32_t from = c + 1 < op->out_c || c == 0 ? c : c - 1;
             b.weights_end = b.weights + 4 * b.steps;
-            b.output = output + first * op->out_c + from;
             b.channels = channels + from;
-            if (op->out_c > 1 && b.channels[0].rounding != 0 && b.channels[1].rounding != 0 &&
-                (b.channels[0].shift > 0) == (b.channels[1].shift > 0)) {
-                run_blocks(&b);
-            } else {
-                run_mixed(&b, b.channels, op->out_c > 1 ? 2 : 1, op->out_zero);
+            b.columns = scratch;
+            b.groups = whole / 4;
+            b.output = output + first * op->out_c + from;
+            run_pair(op, &b);
+            if (rest > 0) {
+                b.columns = last;
+                b.groups = 1;
+                b.output = output + (pixels - 4) * op->out_c + from;
+                run_pair(op, &b);
             }
             b.weights = b.weights_end;
         }

@@ -156,19 +156,28 @@ static int sizes_of_form(const struct bf_window *op, uint32_t *weights, uint32_t
     return 0;
 }
 
+/* May the output begin where the input begins? A depthwise has each channel's outputs where its inputs lay, none in front
+ * of inputs that are still to be read. A convolution of single pixels reads those of a pass before it writes them; a last
+ * group of less than four takes others with it, which must be of the same pass. */
+static int works_in_place(const struct bf_window *op)
+{
+    if (op->head.kind == BF_DEPTHWISE)
+        return op->head.kernel != BF_KERNEL_PLAIN && op->in_c == op->out_c && op->out_w <= op->in_w &&
+               op->out_h <= op->in_h;
+    return op->head.kind == BF_CONV2D && op->head.kernel == BF_KERNEL_DSP_COLUMNS && op->kernel_h == 1 &&
+           op->kernel_w == 1 && op->stride_h == 1 && op->stride_w == 1 && op->out_c <= op->in_c && op->out_w == op->in_w &&
+           op->out_h <= op->in_h && ((uint32_t)op->out_h * op->out_w % 4 == 0 || op->chunk >= 8);
+}
+
 static enum bf_status check_window(const struct bounds *b, const struct bf_window *op)
 {
     const struct bf_operator *head = &op->head;
     uint32_t in = times((uint32_t)op->in_h * op->in_w, op->in_c);
     uint32_t out = times((uint32_t)op->out_h * op->out_w, op->out_c), weights, scratch;
-    /* In place: each channel's outputs where its inputs lay, none in front of inputs that are still to be read. */
-    int in_place = head->kind == BF_DEPTHWISE && head->kernel != BF_KERNEL_PLAIN && head->input == head->output &&
-                   op->in_c == op->out_c && op->out_w <= op->in_w && op->out_h <= op->in_h;
-
     if (!op->in_c || !op->out_c || !axis(op->in_h, op->out_h, op->kernel_h, op->stride_h, op->pad_top) ||
         !axis(op->in_w, op->out_w, op->kernel_w, op->stride_w, op->pad_left) || !readable(b, head->input, in) ||
         !writable(b, head->output, out) || op->least > op->greatest ||
-        !(in_place || apart(head->input, in, head->output, out)))
+        !((head->input == head->output && works_in_place(op)) || apart(head->input, in, head->output, out)))
         return BF_BAD_MODEL;
     if (head->kind == BF_AVERAGE_POOL || head->kind == BF_MAX_POOL)
         return op->in_c == op->out_c ? BF_OK : BF_BAD_MODEL;

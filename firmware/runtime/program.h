@@ -13,9 +13,9 @@
  *     bf_program | operands | descriptor 0, 1, ... | constants of operator 0, 1, ...
  *
  * Inputs, output and scratch of an operator never overlap, but for operators that work in place, whose output begins where
- * an input begins: add and mul with an operand that is not broadcast, softmax, table, and the DSP forms of depthwise without
- * a channel multiplier. A reshape shares its place with its input and is no operator; a concatenation is one copy for each
- * input.
+ * an input begins: add and mul with an operand that is not broadcast, softmax, table, and with the DSP extension depthwise without
+ * a channel multiplier and 1x1 convolutions with stride 1 and no more channels out than in. A reshape shares its place with
+ * its input and is no operator; a concatenation is one copy for each input.
  */
 #ifndef BF_PROGRAM_H
 #define BF_PROGRAM_H

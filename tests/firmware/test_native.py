@@ -260,6 +260,19 @@ def test_depthwise_in_place_band_by_band(host: NativeHost, isa: Isa, data) -> No
     assert (operator.input == operator.output) == (isa == "dsp")
 
 
+@settings(max_examples=80, **QUIET)
+@given(data=st.data())
+def test_single_pixels_in_place(host: NativeHost, data) -> None:
+    """1x1 convolutions over every number of passes, with pixels left over."""
+    channels = data.draw(st.sampled_from([1, 3, 8, 32, 60, 64, 130, 290]))
+    shape = (1, data.draw(st.integers(1, 12)), data.draw(st.integers(1, 12)), channels)
+    out = (*shape[:3], data.draw(st.integers(1, min(channels, 12))))
+    graph = operator_model(Operator("conv2d", (shape,), out, dtype="int8"))
+    operator = read_program(check_graph(host, graph, "dsp", random_inputs(graph, 1, 1))).operators[0]
+    overlaps = math.prod(out[1:3]) % 4 > 0 and channels > 288
+    assert (operator.input == operator.output) == (math.prod(out[1:3]) >= 4 and not overlaps)
+
+
 OVERLAPS = {
     "conv2d 6x6x4->6x6x4 k3x3 s1x1 same none int8": False,
     "depthwise_conv2d 6x6x4->6x6x4 k3x3 s1x1 same none int8": "dsp",
@@ -267,6 +280,12 @@ OVERLAPS = {
     "depthwise_conv2d 6x6x4->6x6x4 k5x5 s1x1 same none int8": "dsp",
     "depthwise_conv2d 1x8x4->1x4x4 k1x3 s1x2 same none int8": "dsp",
     "depthwise_conv2d 6x6x2->6x6x4 k3x3 s1x1 same none int8": False,
+    "conv2d 6x6x4->6x6x4 k1x1 s1x1 same none int8": "dsp",
+    "conv2d 3x7x8->3x7x5 k1x1 s1x1 valid none int8": "dsp",
+    "conv2d 3x7x8->3x7x9 k1x1 s1x1 valid none int8": False,
+    "conv2d 6x6x4->3x3x4 k1x1 s2x2 valid none int8": False,
+    "conv2d 5x1x320->5x1x4 k1x1 s1x1 valid none int8": False,  # one group a pass: the last one overlaps
+    "conv2d 4x1x320->4x1x4 k1x1 s1x1 valid none int8": "dsp",
     "fully_connected 8->8 none int8": False,
     "max_pool 6x6x4->6x6x4 k3x3 s1x1 same none int8": False,
     "pad 2x2x4->2x2x4 p0:0,0:0,0:0,0:0 int8": False,

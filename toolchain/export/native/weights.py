@@ -94,6 +94,7 @@ class _Form:
     weight_bytes: int
     scratch_bytes: int
     constant_lines: int
+    in_place: bool = False
 
 
 def algorithms(op: Operator, isa: Isa) -> tuple[Algorithm, ...]:
@@ -121,7 +122,7 @@ def weighted_footprint(op: Operator, isa: Isa, algorithm: Algorithm = "direct") 
         channel_bytes=CHANNEL.size * op.output[-1],
         scratch_bytes=form.scratch_bytes,
         constant_lines=form.constant_lines,
-        in_place=form.kernel in (DSP_PLANES, DSP_3X3, DSP_LINE) and _multiplies_no_channels(op),
+        in_place=form.in_place,
         kernel=form.kernel,
     )
 
@@ -304,10 +305,12 @@ def _stage_bytes(op: Operator, steps: int) -> int:
 def _columns(op: Operator, pixels: int, channels: int) -> _Form:
     steps = _steps(op)
     pairs, block, group_bytes = -(-channels // 2), 4 * steps, 16 * steps
-    groups = max(1, min(pixels // 4, COLUMN_BYTES // group_bytes))
-    # Whole chunks, a chunk of what is left, and one group more where pixels do not fill groups.
-    passes = -(-(pixels // 4) // groups) + (pixels % 4 > 0)
-    reads = passes if block <= CACHE_BYTES else -(-pixels // 4)
+    groups = max(1, min(-(-pixels // 4), COLUMN_BYTES // group_bytes))
+    # Passes of whole chunks; what is left over fills a group of its own, which overlaps the one before.
+    passes = -(-pixels // (4 * groups))
+    reads = passes + (pixels % 4 > 0 and groups > 1) if block <= CACHE_BYTES else -(-pixels // 4)
+    # A window of one pixel is read whole before the outputs of its pass are written.
+    ready = op.kernel == op.stride == (1, 1) and op.kind == "conv2d" and channels <= op.inputs[0][-1]
     return _Form(
         kernel=DSP_COLUMNS,
         steps=steps,
@@ -315,6 +318,7 @@ def _columns(op: Operator, pixels: int, channels: int) -> _Form:
         weight_bytes=pairs * block,
         scratch_bytes=groups * group_bytes + _stage_bytes(op, steps),
         constant_lines=pairs * (reads * _lines(block) + 2 * passes),
+        in_place=ready and (pixels % 4 == 0 or groups > 1),
     )
 
 
@@ -367,6 +371,7 @@ def _planes(op: Operator) -> _Form:
     reads = bands if 4 * words <= CACHE_BYTES else -(-out_h * out_w // 4)
     return _Form(
         kernel=DSP_PLANES,
+        in_place=_multiplies_no_channels(op),
         steps=words,
         chunk=rows,
         weight_bytes=4 * channels * words,
@@ -388,6 +393,7 @@ def _line(op: Operator) -> _Form:
     pairs = ((length - 1) * _line_stride(op) + 4) // 2
     return _Form(
         kernel=DSP_LINE,
+        in_place=_multiplies_no_channels(op),
         steps=0,
         chunk=1,
         weight_bytes=16 * channels,
@@ -413,6 +419,7 @@ def _planes_3x3(op: Operator) -> _Form:
     bands = -(-out_h // rows)
     return _Form(
         kernel=DSP_3X3,
+        in_place=_multiplies_no_channels(op),
         steps=0,
         chunk=rows,
         weight_bytes=24 * channels,
