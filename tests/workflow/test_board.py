@@ -17,6 +17,7 @@ from targets.mcu import session as boards
 from targets.mcu.session import BoardSession
 from targets.session import Job, Result, describe
 from tests.workflow.projects import make_project
+from tests.workflow.reported import check_report
 from toolchain.cli import main
 from toolchain.errors import ConfigurationError, DeviceError, InfeasibleError, LutError, VerificationError
 from toolchain.graph import Operator
@@ -68,6 +69,7 @@ def test_the_loop_closes_on_a_board(project: Path, capsys: pytest.CaptureFixture
     opened = open_project(project)
     outcome = run(opened)
     check(opened, outcome)
+    check_report(opened, outcome.deploy)
     assert main(["deploy", "-C", str(project)]) == 0
     shown = capsys.readouterr().out
     for text in (

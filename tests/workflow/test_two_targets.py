@@ -11,6 +11,7 @@ from profilers.lut import Lut
 from targets.mcu import session as boards
 from targets.session import describe
 from tests.workflow.projects import make_project
+from tests.workflow.reported import check_report
 from toolchain.cli import main
 from toolchain.errors import ConfigurationError, InfeasibleError
 from toolchain.measurement import Evidence
@@ -90,6 +91,7 @@ def test_the_loop_closes_on_both(tmp_path: Path, precision: str, capsys: pytest.
     for metric in ("flash_bytes", "ram_bytes"):
         row = rows[f"stm32:{metric}"]
         assert row.predicted == row.measured == found.exact[row.metric]
+    check_report(project, deployed)
     pc, board = deployed.targets
     assert (pc.name, board.name) == ("pc", "stm32")
     assert pc.model == ("model_int8.tflite" if precision == "int8" else "model_float.tflite")
@@ -117,8 +119,27 @@ def test_the_loop_closes_on_both(tmp_path: Path, precision: str, capsys: pytest.
         "stm32, virtual:nucleo-l4r5zi",
     ):
         assert text in shown
+    _one_of_the_two(project, capsys)
     assert main(["deploy", "--undo", "-C", str(project.folder), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["places"].keys() == {"pc", "stm32"}
+
+
+def _one_of_the_two(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    """`deploy --target NAME` after a search for both: the other one is left as it is, and so is its record."""
+    before = project.latest("deploy")
+    assert before is not None
+    left = [path.stat().st_mtime_ns for path in sorted((project.results / "deployed-pc").iterdir())]
+    assert main(["deploy", "--target", "stm32", "-C", str(project.folder), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {row["metric"].rpartition(":")[0] for row in told["rows"]} == {"stm32", ""}
+    assert [one["name"] for one in told["targets"]] == ["stm32"]
+    assert [path.stat().st_mtime_ns for path in sorted((project.results / "deployed-pc").iterdir())] == left
+    after = project.latest("deploy")
+    assert after is not None
+    for key, name in (("rows", "metric"), ("targets", "name")):
+        assert {one[name] for one in after[key]} == {one[name] for one in before[key]}
+    assert main(["deploy", "--target", "nowhere", "-C", str(project.folder)]) == 3
+    assert "use one of pc, stm32" in capsys.readouterr().err
 
 
 def test_prices_are_those_of_each_target_alone(profiled: Project) -> None:
