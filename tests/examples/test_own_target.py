@@ -153,6 +153,7 @@ def test_boards_and_bench(boardfit: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "model.tflite").write_bytes(write_tflite(net(4)))
     found = boardfit("bench", tmp_path / "model.tflite", "--target", URL, "--json")
     assert found["whole"]["evidence"] == "host_wall"
+    assert found["computed"]["flash_bytes"] == len(write_program(net(4)))  # the program, not the .tflite file
     assert [cost["measurement"]["value"] > 0 for cost in found["operators"]] == [True, True]
 
 

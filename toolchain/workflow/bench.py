@@ -154,8 +154,8 @@ def bench(path: Path, url: str, *, progress: Progress = silent, wait: bool = Fal
             "constant_bytes": graph.constant_bytes,
             **footprint.of_graph(graph, plan),
         }
-        if session.device is None:
-            costs[FLASH] = len(data)
+        if session.model_format == "tflite" and session.device is None:
+            costs[FLASH] = len(data)  # this very file, which may hold more than the graph
         for metric in (FLASH, RAM) if session.device is not None else ():
             counted = int(found.details[metric])
             if footprint.exact and counted != costs[metric]:
