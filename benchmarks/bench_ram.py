@@ -36,7 +36,7 @@ from toolchain.graph.memory import plan_native
 from toolchain.graph.operator import WEIGHTED, Algorithm
 from toolchain.graph.tflite_reader import read_tflite
 
-SHARES = (1.0, 0.75, 0.625, 0.5, 0.4, 0.3)  # of the arena of a plan without patches: the limits
+SHARES = (0.75, 0.625, 0.5, 0.4, 0.3)  # of the arena without patches: the limits
 
 
 class Board:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ pytest.importorskip("elftools", reason="pyelftools is not installed")
 
 from profilers.single import CONSTANT_NETWORKS, constant_models, operator_model
 from targets.mcu.board import load_board
-from targets.mcu.build import DoesNotFitError, board_sources, build_program
+from targets.mcu.build import DoesNotFitError, Firmware, board_sources, build_program
 from targets.mcu.session import open_session
 from targets.mcu.virtual.machine import VirtualMachine
 from targets.mcu.virtual.part import part_of
@@ -92,22 +93,28 @@ def test_it_runs_where_it_would_not_fit(compiler: None) -> None:
     assert predicted == pytest.approx(values["model"], rel=0.02)
 
 
-def test_its_c_project_does_too(compiler: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["gcc", "zig"])
+def test_its_c_project_does_too(compiler: None, tmp_path: Path, name: str) -> None:
+    if name == "zig":
+        pytest.importorskip("ziglang")
+    elif shutil.which("arm-none-eabi-gcc") is None:
+        pytest.skip("arm-none-eabi-gcc is not installed")
     graph, board = network(), load_board(NAME)
     plan = choose_plan(graph, ram_bytes=80_000)
     assert plan.patches is not None
-    for name, ways in (("whole", Plan()), ("patches", plan)):
-        folder = tmp_path / name
-        write_c_project(graph, folder, plan=ways)
+    folders = {"whole": Plan(), "patches": plan}
+
+    def linked(kind: str) -> Firmware:
+        folder = tmp_path / kind
+        write_c_project(graph, folder, plan=folders[kind])
         (folder / "main.c").write_text(MAIN)
         sources = [*sorted(folder.rglob("*.c")), *board_sources(board)]
-        if name == "whole":
-            with pytest.raises(DoesNotFitError):
-                build_program(board, sources, includes=[folder], cache=folder / "cache")
-            continue
-        firmware = build_program(board, sources, includes=[folder], cache=folder / "cache")
-        machine = VirtualMachine(part_of(board), firmware.elf, wall_limit_s=60)
-        said = b""
-        while len(said) < 24:
-            said += machine.read(24, timeout=1.0)
-        assert said == b"y" * 24
+        return build_program(board, sources, includes=[folder], compiler=name, cache=folder / "cache")
+
+    with pytest.raises(DoesNotFitError):
+        linked("whole")
+    machine = VirtualMachine(part_of(board), linked("patches").elf, wall_limit_s=60)
+    said = b""
+    while len(said) < 24:
+        said += machine.read(24, timeout=1.0)
+    assert said == b"y" * 24
