@@ -147,10 +147,11 @@ static int sizes_of_form(const struct bf_window *op, uint32_t *weights, uint32_t
     case BF_KERNEL_DSP_LINE: {
         int row = op->kernel_h == 1;
         uint32_t length = row ? op->out_w : op->out_h, stride = row ? op->stride_w : op->stride_h;
-        *weights = 16u * op->out_c;
-        *scratch = times(4 * planes, (times(length - 1u, stride) + 4) / 2);
-        return stride <= 2 && (row ? op->kernel_w == 3 && op->in_h == 1 && op->out_h == 1
-                                   : op->kernel_w == 1 && op->kernel_h == 3 && op->in_w == 1 && op->out_w == 1);
+        uint32_t along = row ? op->kernel_w : op->kernel_h, words = along / 2 + 1;
+        *weights = times(8 * words, op->out_c);
+        *scratch = times(4 * planes, times(length - 1u, stride) / 2 + words);
+        return along >= 3 && along <= (stride == 1 ? 15 : 3) && stride <= 2 &&
+               (row ? op->in_h == 1 && op->out_h == 1 : op->kernel_w == 1 && op->in_w == 1 && op->out_w == 1);
     }
     }
     return 0;

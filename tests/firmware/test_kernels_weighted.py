@@ -35,9 +35,10 @@ FORMS: Final = {
     "depthwise_conv2d 3x4x1->3x4x{} k3x3 s1x1 same none int8": weights.DSP_3X3,
     "depthwise_conv2d 5x1x1->5x1x{} k3x3 s1x1 same none int8": weights.DSP_3X3,
     "depthwise_conv2d 8x1x1->4x1x{} k3x3 s2x2 same none int8": weights.DSP_3X3,
-    "depthwise_conv2d 1x5x1->1x5x{} k1x5 s1x1 same none int8": weights.DSP_PLANES,
-    "depthwise_conv2d 4x1x1->4x1x{} k5x1 s1x1 same none int8": weights.DSP_PLANES,
+    "depthwise_conv2d 1x9x1->1x5x{} k1x5 s1x2 same none int8": weights.DSP_PLANES,
+    "depthwise_conv2d 4x2x1->4x2x{} k5x1 s1x1 same none int8": weights.DSP_PLANES,
     "depthwise_conv2d 1x5x1->1x5x{} k1x3 s1x1 same none int8": weights.DSP_LINE,
+    "depthwise_conv2d 7x1x1->7x1x{} k5x1 s1x1 same none int8": weights.DSP_LINE,
     "depthwise_conv2d 5x1x1->3x1x{} k3x1 s2x2 same none int8": weights.DSP_LINE,
 }
 # Shapes that random operators are too small for: several chunks, bands and groups, with and without a rest.
@@ -69,6 +70,11 @@ SHAPES: Final = (
     "depthwise_conv2d 67x1x4->67x1x8 k3x1 s1x1 same relu6 int8",
     "depthwise_conv2d 67x1x6->33x1x6 k3x1 s2x2 valid relu int8",
     "depthwise_conv2d 60x1x4->60x1x4 k13x1 s1x1 same none int8",
+    "depthwise_conv2d 1x31x5->1x31x5 k1x9 s1x1 same relu int8",
+    "depthwise_conv2d 1x40x4->1x37x8 k1x4 s1x1 valid none int8",
+    "depthwise_conv2d 23x1x8->23x1x8 k15x1 s1x1 same relu int8",
+    "depthwise_conv2d 40x2x8->40x2x8 k17x1 s1x1 same relu int8",
+    "depthwise_conv2d 1x9x4->1x9x4 k1x7 s1x1 same relu6 int8",
     "depthwise_conv2d 16x16x3->13x13x3 k4x4 s1x1 valid none int8",
     "fully_connected 641->35 relu int8",
 )

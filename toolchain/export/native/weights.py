@@ -40,6 +40,7 @@ SUM_LIMIT: Final = 1 << 30
 # BF_PRESCALED_SHIFT of firmware/kernels/dsp.h: it serves right shifts of 4 to 10 where weights take 8 bits.
 PRESCALED_SHIFT: Final = 11
 PRESCALED_SUM_SHIFT: Final = 15  # BF_PRESCALED_SUM_SHIFT, of conv2d
+MOST_LINE_TAPS: Final = 15
 WINOGRAD_CHANNELS: Final = 3640  # beyond, four times a sum without its bias might not be an int32
 _LARGEST: Final = (1 << 16) - 1  # fields of struct bf_window are uint16
 
@@ -279,7 +280,7 @@ def _form(op: Operator, isa: Isa, algorithm: Algorithm) -> _Form:
     if op.kind == "depthwise_conv2d":
         if isa == "plain":
             return _plain_depthwise(op)
-        if _line_stride(op) in (1, 2):
+        if _is_line(op):
             return _line(op)
         return _planes_3x3(op) if op.kernel == (3, 3) and op.stride in ((1, 1), (2, 2)) else _planes(op)
     pixels = math.prod(op.output[1:-1])
@@ -380,25 +381,28 @@ def _planes(op: Operator) -> _Form:
     )
 
 
-def _line_stride(op: Operator) -> int:
-    """The stride along an image of one row or one column under three taps; 0 for other operators."""
+def _is_line(op: Operator) -> bool:
+    """An image of one row or one column under three taps along it, or with stride 1 up to fifteen."""
     _, height, width, _ = op.inputs[0]
-    if op.kernel == (1, 3) and height == op.output[1] == 1:
-        return op.stride[1]
-    return op.stride[0] if op.kernel == (3, 1) and width == op.output[2] == 1 else 0
+    row = op.kernel[0] == 1 and height == op.output[1] == 1
+    column = op.kernel[1] == 1 and width == op.output[2] == 1
+    if not (row or column):
+        return False
+    taps, stride = max(op.kernel), op.stride[1] if op.kernel[0] == 1 else op.stride[0]
+    return (stride == 1 and 3 <= taps <= MOST_LINE_TAPS) or (stride == 2 and taps == 3)
 
 
 def _line(op: Operator) -> _Form:
     channels, length = op.output[-1], math.prod(op.output[1:3])
-    pairs = ((length - 1) * _line_stride(op) + 4) // 2
+    stride, words = op.stride[1] if op.kernel[0] == 1 else op.stride[0], max(op.kernel) // 2 + 1
+    pairs = (length - 1) * stride // 2 + words
     return _Form(
         kernel=DSP_LINE,
-        in_place=_multiplies_no_channels(op),
         steps=0,
         chunk=1,
-        weight_bytes=16 * channels,
+        weight_bytes=8 * words * channels,
         scratch_bytes=4 * min(4, op.inputs[0][-1]) * pairs,
-        constant_lines=2 * channels,
+        constant_lines=channels * (_lines(8 * words) + 1),
     )
 
 
@@ -460,8 +464,13 @@ def _arrange_planes(op: Operator, kernel: int, rows: NDArray[np.int16]) -> bytes
     if kernel == DSP_3X3:
         return rows[:, :, [0, 1, 1, 2]].astype("<i2").tobytes()
     if kernel == DSP_LINE:
-        taps = np.pad(rows.reshape(len(rows), 3), ((0, 0), (0, 1)))  # a zero behind the third
-        return taps[:, [0, 1, 2, 3, 3, 0, 1, 2]].astype("<i2").tobytes()
+        taps, words = math.prod(op.kernel), max(op.kernel) // 2 + 1
+        sets = np.zeros(
+            (2, len(rows), 2 * words), "<i2"
+        )  # of outputs at the first column of a pair, and at the second
+        for phase in (0, 1):
+            sets[phase, :, phase : phase + taps] = rows.reshape(len(rows), taps)
+        return sets.reshape(2, len(rows), words, 2).transpose(1, 2, 0, 3).tobytes()
     channels, height, width = rows.shape
     sets = []
     for phase in range(1 + op.stride[1] % 2):
