@@ -316,13 +316,15 @@ class Choices:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One round of the loop: candidates measured as whole networks. `correction` is as the table keeps it."""
+    """One round of the loop: candidates measured as whole networks, mean error of their predictions, and what followed
+    from it. `correction` is as the table keeps it: metric -> its fields."""
 
     round: int
     seconds: float | None
     networks: tuple[Network, ...]
     errors_percent: Mapping[str, float]
     correction: Mapping[str, Any]
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

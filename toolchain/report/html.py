@@ -45,7 +45,7 @@ def number(found: Number | None, *, label: bool = False) -> Html:
     words = LABELS.get(found.evidence, found.evidence) + (", unstable" if found.unstable else "")
     return tag(
         "data",
-        shown(found),
+        shown(found).replace(" ", "\u00a0"),
         *([tag("small", f" {words}")] if label else []),
         value="" if found.value is None else repr(found.value),
         data_evidence=found.evidence,

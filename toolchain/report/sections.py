@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from toolchain.report import diagrams
 from toolchain.report.document import Cost, Report, Target
@@ -248,41 +249,65 @@ def rounds(report: Report) -> Html:
             "No candidates beside the winner were measured (boardfit run measures some in rounds).",
             class_="note",
         )
-    metrics = list(dict.fromkeys(m for one in found.rounds for n in one.networks for m in n.measured))
+    metrics = _round_metrics(report)
     pictures = [
         drawn(lambda m=m, i=i: diagrams.rounds(found, m, f"rounds{i}"))  # type: ignore[misc]
         for i, m in enumerate(metrics)
     ]
-    tolerance = ", ".join(f"{metric} {value:g} %" for metric, value in found.tolerance.items())
-    rows = []
-    for one in found.rounds:
-        for n in one.networks:
-            for metric in n.measured:
-                predicted, measured = n.predicted.get(metric), n.measured[metric]
-                rows.append(
-                    (
-                        str(one.round),
-                        tag("strong", "chosen") if n.chosen else "",
-                        metric,
-                        number(predicted),
-                        number(measured, label=True),
-                        _error(predicted, measured),
-                        tag("code", n.text),
-                    )
-                )
+    rows = [
+        (
+            str(one.round),
+            tag("strong", "chosen") if n.chosen else "",
+            metric,
+            number(n.predicted.get(metric)),
+            number(n.measured[metric], label=True),
+            _error(n.predicted.get(metric), n.measured[metric]),
+            tag("code", n.text),
+        )
+        for one in found.rounds
+        for n in one.networks
+        for metric in metrics
+        if metric in n.measured
+    ]
+    tolerance = ", ".join(f"{m} {found.tolerance[m]:g} %" for m in metrics if m in found.tolerance)
+    counted = "1 round" if len(found.rounds) == 1 else f"{len(found.rounds)} rounds"
+    steps = [
+        tag("li", one.why or f"round {one.round}", *(f"; {text}" for text in _corrections(one.correction)))
+        for one in found.rounds
+    ]
     columns = ("round|", "", "metric", "predicted|", "on the target|", "error|", "network")
     return join(
         (
             tag(
                 "p",
-                f"{len(found.rounds)} rounds, tolerance {tolerance or 'not set'}: ",
-                "settled. " if found.settled else "not settled. ",
-                found.why,
+                f"{counted}, {'settled' if found.settled else 'not settled'}; tolerance of predictions: ",
+                f"{tolerance or 'none, as nothing that is measured has a budget'}.",
             ),
+            tag("ul", *steps),
             tag("div", *pictures, class_="grid"),
-            table(columns, rows, kind="stack"),
+            table(columns, rows, kind="stack") if rows else "",
         )
     )
+
+
+def _round_metrics(report: Report) -> list[str]:
+    """What the rounds measured; of a board's cycles and latency, which say the same, one is enough."""
+    assert report.rounds is not None
+    known = dict.fromkeys(m for one in report.rounds.rounds for n in one.networks for m in n.measured)
+    budgeted = {metric for metric, _ in budgets(report)}
+    kept = []
+    for metric in known:
+        other = metric.replace("cycles", "latency_us")
+        if metric == other or other not in known or (metric in budgeted and other not in budgeted):
+            kept.append(metric)
+    return kept
+
+
+def _corrections(found: Mapping[str, Any]) -> Iterator[str]:
+    """What was put into the table after a round."""
+    for metric, values in found.items():
+        if isinstance(values, Mapping) and isinstance(values.get("factor"), int | float):
+            yield f"predicted {metric} is multiplied by {values['factor']:.4f} from here on"
 
 
 def why(report: Report) -> Html:

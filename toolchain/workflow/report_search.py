@@ -307,6 +307,7 @@ def rounds_of(found: Mapping[str, Any], record: Mapping[str, Any] | None) -> Rou
                 ),
                 {metric: sum(values) / len(values) for metric, values in errors.items()},
                 one.get("correction", {}),
+                str(one.get("why", "")),
             )
         )  # fmt: skip
     return Rounds(
