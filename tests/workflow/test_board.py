@@ -24,7 +24,7 @@ from toolchain.graph import Operator
 from toolchain.graph.integer_reference import run_int8
 from toolchain.measurement import Evidence
 from toolchain.units import Budget
-from toolchain.workflow import deploy as stage
+from toolchain.workflow import deploy_check
 from toolchain.workflow.bench import bench
 from toolchain.workflow.costs import open_costs
 from toolchain.workflow.deploy import deploy
@@ -286,7 +286,7 @@ def test_wrong_answers_and_wrong_bytes_are_refused(project: Path, monkeypatch: p
         return answers
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "run_int8", one_off)
+        patch.setattr(deploy_check, "run_int8", one_off)
         with pytest.raises(VerificationError, match="on the board 1 of 72 output values"):
             deploy(opened)
     assert not (opened.results / "deployed").exists()

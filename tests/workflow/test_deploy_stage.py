@@ -25,6 +25,7 @@ from toolchain.graph.tflite_reader import read_tflite
 from toolchain.measurement import Evidence, Measurement
 from toolchain.report.comparison import raise_for_budgets
 from toolchain.workflow import deploy as stage
+from toolchain.workflow import deploy_check
 from toolchain.workflow.deploy import deploy
 from toolchain.workflow.project import open_project
 from toolchain.workflow.run import run
@@ -81,7 +82,7 @@ def test_wrong_answers_on_the_target_deploy_nothing(finished: Path, monkeypatch:
 
     folder = finished / "results" / "deployed"
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    monkeypatch.setattr(stage, "run_int8", opposite)
+    monkeypatch.setattr(deploy_check, "run_int8", opposite)
     with pytest.raises(VerificationError, match="the limit is 97 %") as caught:
         deploy(open_project(finished))
     assert caught.value.exit_code == 7
@@ -146,17 +147,17 @@ def test_int8_onnx_may_err_elsewhere_but_not_more(finished: Path, monkeypatch: p
             return scores(self.wrong)
 
     session: Any = Session()
-    monkeypatch.setattr(stage, "run_float", lambda graph, x: scores(slice(0, 2)))
-    check, _ = stage._check_outputs(project, session, b"", "model_int8.onnx")
+    monkeypatch.setattr(deploy_check, "run_float", lambda graph, x: scores(slice(0, 2)))
+    check, _ = deploy_check.check_outputs(project, session, b"", "model_int8.onnx")
     assert check["agreement"] == (len(labels) - 4) / len(labels)
     assert check["accuracy"] == (len(labels) - 2) / len(labels)
     with pytest.raises(VerificationError, match="the limit is 97 %"):
-        stage._check_outputs(project, session, b"", "model_float.onnx")
+        deploy_check.check_outputs(project, session, b"", "model_float.onnx")
     session.wrong = slice(2, 8)
     with pytest.raises(
         VerificationError, match=r"75\.0 % of 24 answers are right, by the float reference 91\.7 %"
     ):
-        stage._check_outputs(project, session, b"", "model_int8.onnx")
+        deploy_check.check_outputs(project, session, b"", "model_int8.onnx")
 
 
 class _Flickering:

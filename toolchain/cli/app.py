@@ -218,17 +218,19 @@ def deploy(
     from toolchain.workflow.deploy import undo as run_undo
     from toolchain.workflow.project import open_project
 
-    opened = open_project(project, target)
+    opened, only = open_project(project), target
+    if len(opened.config.target) == 1:  # another URL takes its place; of several, one is deployed to
+        opened, only = open_project(project, target), ""
     if dry:
         if undo:
             raise UsageError("--dry-run says nothing about --undo", remedy="leave out one of them")
         _dry("deploy", opened, as_json)
         return
     if undo:
-        show.undo(run_undo(opened, place=place or None), as_json)
+        show.undo(run_undo(opened, only=only, place=place or None), as_json)
         return
     with _progress(opened) as progress:
-        outcome = run_deploy(opened, place=place or None, progress=progress, wait=wait)
+        outcome = run_deploy(opened, only=only, place=place or None, progress=progress, wait=wait)
     show.deploy(outcome, as_json)
     raise_for_budgets(outcome.rows)
 

@@ -211,13 +211,14 @@ def _record(project: Project, outcome: DeployOutcome, exported: str) -> None:
     record["targets"] = [{**asdict(one), "stack": one.stack.as_dict()} for one in outcome.targets]
     before = project.latest(STAGE)
     if before is not None and before.get("depends") == {"export": exported}:
-        for key, name in (("targets", "name"), ("rows", "metric")):
-            now = {one[name] for one in record[key]}
-            record[key] += [one for one in before[key] if one[name] not in now]
-        steps = {(one["step"], one["target"]) for one in record["accuracies"]}
-        record["accuracies"] += [
-            one for one in before["accuracies"] if (one["step"], one["target"]) not in steps
-        ]
+        for key, names in (
+            ("targets", ("name",)),
+            ("rows", ("metric",)),
+            ("accuracies", ("step", "split", "target")),
+        ):
+            now = [tuple(one[name] for name in names) for one in record[key]]
+            kept = [one for one in before[key] if tuple(one[name] for name in names) not in now]
+            record[key] = [*record[key], *kept]
     project.write_record(STAGE, {"export": exported}, record)
 
 

@@ -59,6 +59,7 @@ class ExportOutcome:
         verification: every comparison that was made, and what was skipped.
         accuracy: "float" and "int8" accuracy on the test split, 0 to 1.
         epochs_trained, best_epoch: of the float training.
+        validation_accuracy: of the float network after its best epoch, 0 to 1.
         quantization: "ptq" or "qat".
         reused: nothing had changed, so the earlier files stand.
         why: why they were made (again), or that nothing changed.
@@ -72,6 +73,7 @@ class ExportOutcome:
     accuracy: Mapping[str, float]
     epochs_trained: int
     best_epoch: int
+    validation_accuracy: float
     quantization: str
     reused: bool = False
     why: str = ""
@@ -109,7 +111,7 @@ def export(
     if force:
         _checkpoint(project, architecture).unlink(missing_ok=True)
     project.drop_record(STAGE)  # from here on the files are no longer those of an earlier record
-    module, epochs, best = _train(project, architecture, progress)
+    module, epochs, best, validation = _train(project, architecture, progress)
     graph = lower(module, project.space.input_shape)
     int8 = _quantize(project, graph, progress)
     files = _write(project, module, graph, int8, progress)
@@ -127,7 +129,7 @@ def export(
     sizes = {name: len(data) for name, data in files.items()}
     outcome = ExportOutcome(
         architecture, project.space.encode(architecture), project.model_folder, sizes, verification,
-        accuracy, epochs, best, project.config.training.quantization, why=why,
+        accuracy, epochs, best, validation, project.config.training.quantization, why=why,
     )  # fmt: skip
     _describe(project, outcome, int8)
     if verification.ok:
@@ -209,8 +211,12 @@ def _checkpoint(project: Project, architecture: Architecture) -> Path:
     return project.checkpoint(f"train-{depends}.safetensors")
 
 
-def _train(project: Project, architecture: Architecture, progress: Progress) -> tuple[nn.Module, int, int]:
-    """The trained module in eval mode, epochs, best epoch; goes on from a checkpoint of the same training."""
+def _train(
+    project: Project, architecture: Architecture, progress: Progress
+) -> tuple[nn.Module, int, int, float]:
+    """The trained module in eval mode, epochs, best epoch, its validation accuracy; goes on from a checkpoint of the
+    same training.
+    """
     settings, data, seed = project.config.training, project.data, project.config.project.seed
     torch.set_num_threads(project.config.project.threads)
     torch.manual_seed(seed)
@@ -229,7 +235,8 @@ def _train(project: Project, architecture: Architecture, progress: Progress) -> 
         checkpoint=_checkpoint(project, architecture),
         resume=True,
     )
-    return module.eval(), settings.epochs, report.best_epoch
+    best = report.best_epoch
+    return module.eval(), settings.epochs, best, report.val_accuracy[best]
 
 
 def _quantize(project: Project, graph: Graph, progress: Progress) -> Graph:
@@ -375,6 +382,7 @@ def _as_record(outcome: ExportOutcome) -> dict[str, Any]:
         "accuracy": dict(outcome.accuracy),
         "epochs_trained": outcome.epochs_trained,
         "best_epoch": outcome.best_epoch,
+        "validation_accuracy": outcome.validation_accuracy,
         "quantization": outcome.quantization,
     }
 
@@ -389,6 +397,7 @@ def _from_record(project: Project, stored: Mapping[str, Any]) -> ExportOutcome:
         accuracy=stored["accuracy"],
         epochs_trained=stored["epochs_trained"],
         best_epoch=stored["best_epoch"],
+        validation_accuracy=stored["validation_accuracy"],
         quantization=stored["quantization"],
         reused=True,
         why="nothing changed",

@@ -305,19 +305,6 @@ def _calibrate(
 ) -> Calibration | None:
     """The calibration of today's rows: the kept one, where nothing was measured since, else a new one."""
     metric = session_metric(session)
-    kept = lut.calibration(session.stack, metric)
-    newest = max(
-        (
-            row.outcome.taken_at
-            for row in lut.rows(session.stack, metric, subject="network")
-            if isinstance(row.subject, Network) and row.subject.name in graphs
-        ),
-        default="",
-    )
-    # A run that was killed between the last network and the fit leaves an older calibration behind.
-    fresh = kept is not None and kept.created_at >= newest
-    if kept is not None and fresh and not changed:
-        return Calibration.from_json(kept.text)
     values = {**{op: filled.values[op] for op in filled.predicted}, **measured_operators(table)}
     usable = [
         (subject.name, subject.operators, value)
@@ -326,6 +313,13 @@ def _calibrate(
         and subject.name not in CONSTANT_NETWORKS
         and all(op in values for op in subject.operators)
     ]
+    row = lut.calibration(session.stack, metric)
+    if row is not None and not changed:
+        kept = Calibration.from_json(row.text)
+        # A run that was killed between the last network and the fit leaves one of fewer networks behind. That a network
+        # was measured again since, as a candidate or deployed, is no reason to move all prices.
+        if max(kept.n_fit, kept.n_held_out) >= sum(name in graphs for name, _, _ in usable):
+            return kept
     if session.device is not None and table.evidence is not None:
         single, double = _constants(table.values)
         return keep_constant(

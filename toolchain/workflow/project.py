@@ -211,11 +211,16 @@ def open_project(folder: Path, target: str = "") -> Project:
     path = folder if folder.is_file() else folder / PROJECT_FILE
     config = load_config(path)
     if target:
-        config = config.model_copy(update={"target": (_chosen(config, target),)})
+        config = config.model_copy(update={"target": (target_called(config, target),)})
     return Project(path.parent, config)
 
 
-def _chosen(config: Config, target: str) -> TargetSection:
+def target_called(config: Config, target: str) -> TargetSection:
+    """The target of a project file with this name or URL; the only one with another URL, where there is but one.
+
+    Raises:
+        ConfigurationError: none of several is called so.
+    """
     for known in config.target:
         if target in (known.name, known.url):
             return known

@@ -148,19 +148,33 @@ def dry_run(command: str, found: DryRun, as_json: bool) -> None:
 
 
 def _accuracy_table(outcome: DeployOutcome) -> None:
-    rows = [(f"{name}, reference", f"{100 * value:.2f} %") for name, value in outcome.accuracy_before.items()]
+    said = {
+        "estimator": "foretold by the estimator",
+        "supernet": "foretold with shared weights",
+        "float": "float, trained",
+    }
+    rows = [
+        (said[one.step], f"{100 * one.accuracy:.2f} %", f"validation ({one.samples})")
+        for one in outcome.accuracies
+        if one.split == "val"
+    ]
+    test = f"test ({outcome.targets[0].samples})"
+    rows += [
+        (f"{name}, reference", f"{100 * value:.2f} %", test)
+        for name, value in outcome.accuracy_before.items()
+    ]
     notes = []
     for one in outcome.targets:
         where = "target" if len(outcome.targets) == 1 else one.name
         equal = "every value equal" if one.differing == 0 else f"top-1 agrees on {100 * one.agreement:.1f} %"
-        rows.append((f"on {where} ({one.model})", f"{100 * one.accuracy:.2f} %"))
+        rows.append((f"on {where} ({one.model})", f"{100 * one.accuracy:.2f} %", test))
         notes.append(
             f"{where} against reference: {equal}, largest difference {one.max_difference:.3g}"
             + (" int8 steps" if one.differing is not None else "")
         )
     print_table(
-        f"Accuracy on {outcome.targets[0].samples} test samples",
-        ("network", "accuracy|"),
+        "Accuracy, step by step",
+        ("network", "accuracy|", "samples"),
         rows,
         notes="\n".join(notes),
     )
