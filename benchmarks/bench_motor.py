@@ -17,8 +17,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "motor"))
 import deploy
+import searches
 import simulator
-import table
 
 from profilers.counts import graph_costs
 from toolchain.spaces import ConNAS1d
@@ -53,7 +53,7 @@ def main() -> None:
         print(f"{name:16} {size.params:>10,} {size.weight_bytes:>11,} {size.peak_bytes:>8,} |       "
               f"{costs['flash_bytes']:>10,} {costs['ram_bytes']:>8,}")  # fmt: skip
     print()
-    for name, bounds in table.CONSTRAINTS.items():
+    for name, bounds in searches.CONSTRAINTS.items():
         print(f"{name}: {count_within(space, *bounds):,} of {space.count():,} networks keep it")
 
 

@@ -15,7 +15,7 @@ import json
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -103,7 +103,7 @@ def deploy(graph: Graph, x: NDArray[np.float32], y: NDArray[np.int64], size: Par
         VerificationError: an answer differs from the integer reference in any bit.
         BoardfitError: the network does not fit.
     """
-    isa = "dsp" if load_board(size.board).dsp else "plain"
+    isa: Literal["dsp", "plain"] = "dsp" if load_board(size.board).dsp else "plain"
     session, firmware = open_part(size)
     with session:
         quantization = graph.tensors[graph.inputs[0]].quantization

@@ -16,15 +16,15 @@ import json
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from searches import CONSTRAINTS, SCHEDULES, Arrays, Schedule, search, select
 
-from profilers.cost import ArcMetric, CostTable
 from profilers.counts import graph_costs
 from toolchain.errors import ConfigurationError
 from toolchain.export.tflite_writer import write_tflite
@@ -33,98 +33,17 @@ from toolchain.graph import quantize_array
 from toolchain.graph.integer_reference import run_int8
 from toolchain.graph.lower import lower
 from toolchain.quantize import quantize
-from toolchain.search.connas import ConnasConfig, connas_search
-from toolchain.search.estimators.contributions import choice_contributions
-from toolchain.search.estimators.paths import sample_paths
-from toolchain.search.exact.model import from_chain
-from toolchain.search.exact.solver import solve
-from toolchain.search.protocols import SearchResult
 from toolchain.spaces import Architecture, ConNAS1d
-from toolchain.spaces.connas1d import CHANNELS, hand_crafted, paper_chain, paper_tables
-from toolchain.supernet import Supernet
+from toolchain.spaces.connas1d import hand_crafted, paper_tables
 from toolchain.supernet.train import evaluate, train_network
-from toolchain.units import Budget
 
-# Bytes of parameters and of the largest block's maps; the paper's units are decimal.
-CONSTRAINTS = {
-    "c1": (2_000_000, 640_000),
-    "c2": (256_000, 112_000),
-    "c3": (128_000, 36_000),
-    "c4": (64_000, 18_000),
-}
 # Table 3, top-1 in per cent.
 PAPER = {
     "ConNAS+c1": 97.09, "ConNAS+c2": 96.17, "ConNAS+c3": 94.96, "ConNAS+c4": 94.37,
     "Conv1D-Reg": 95.54, "Conv1D-DS": 93.07, "Conv1D-Reg-Max": 93.31, "Conv1D-DS-Max": 96.72,
     "Conv1D-Reg-Min": 90.15, "Conv1D-DS-Min": 93.93,
 }  # fmt: skip
-METRICS = {
-    "flash_bytes": ArcMetric("sum", lambda arc: arc.constant_bytes),
-    "ram_bytes": ArcMetric("max", lambda arc: arc.ram_bytes),
-}
 FOLDS = 5
-Arrays = dict[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How much is spent.
-
-    Attributes:
-        channels: of the searched space; the paper's has all seven.
-        search: settings of ConNAS.
-        warmup: of the supernet that exact selection uses.
-        afresh: ConNAS starts from random weights for each constraint, as in the paper; else from that supernet, so that
-            one training serves all.
-        epochs, batch_size, learning_rate, final_learning_rate: of every final training.
-        folds: of five, how many are trained.
-        hand_crafted: which of the six models.
-        samples: validation samples for contributions.
-    """
-
-    channels: tuple[int, ...]
-    search: ConnasConfig
-    warmup: ConnasConfig
-    afresh: bool
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    final_learning_rate: float
-    folds: int
-    hand_crafted: tuple[str, ...]
-    samples: int
-
-
-SCHEDULES = {
-    "reduced": Schedule(
-        channels=(8, 16, 32, 64, 128),
-        search=replace(
-            ConnasConfig.quick(epochs=8), epoch_steps=40, learning_rate=0.02, final_learning_rate=0.002
-        ),
-        warmup=replace(ConnasConfig.quick(epochs=10), warmup_epochs=9, epoch_steps=80, path_steps=2),
-        afresh=False,
-        epochs=20,
-        batch_size=64,
-        learning_rate=0.05,
-        final_learning_rate=0.0,
-        folds=1,
-        hand_crafted=("Conv1D-Reg", "Conv1D-DS", "Conv1D-Reg-Min", "Conv1D-DS-Min"),
-        samples=20_000,
-    ),
-    "full": Schedule(
-        channels=CHANNELS,
-        search=ConnasConfig(),
-        warmup=ConnasConfig(warmup_epochs=149, path_steps=1),
-        afresh=True,
-        epochs=250,
-        batch_size=16,
-        learning_rate=0.0025,
-        final_learning_rate=0.0001,
-        folds=5,
-        hand_crafted=tuple(name for name in PAPER if name.startswith("Conv1D")),
-        samples=100_000,
-    ),
-}
 
 
 def load(path: Path, normalize: str = "standard") -> Arrays:
@@ -155,83 +74,6 @@ def satisfied(space: ConNAS1d, architecture: Architecture) -> list[str]:
     return [n for n, (w, p) in CONSTRAINTS.items() if size.weight_bytes <= w and size.peak_bytes <= p]
 
 
-def budgets_of(constraint: str) -> list[Budget]:
-    """Of one of the paper's constraints, on the metrics of `METRICS`."""
-    weights, peak = CONSTRAINTS[constraint]
-    return [Budget("flash_bytes", weights), Budget("ram_bytes", peak)]
-
-
-def supernet_of(schedule: Schedule, data: Arrays, device: str, seed: int, folder: Path) -> Supernet:
-    """The supernet after its warm-up; kept in the results folder, so it is trained once.
-
-    The warm-up is ConNAS without budgets and, but for the last epoch, without alpha steps: mixtures that sharpen as the
-    temperature falls, and single paths beside them. Single paths alone do not start here: after 300 steps their loss is
-    still that of guessing, as in a random path nothing has learned yet what would make any block useful.
-    """
-    space = ConNAS1d(channels=schedule.channels)
-    torch.manual_seed(seed)
-    supernet = Supernet(space).to(device)
-    _connas(supernet, [], schedule.warmup, data, "warm-up", folder / "supernet.safetensors")
-    return supernet
-
-
-def search(
-    constraint: str, schedule: Schedule, data: Arrays, device: str, seed: int, folder: Path
-) -> Architecture:
-    """ConNAS under one constraint, as an architecture of the searched space."""
-    space = ConNAS1d(channels=schedule.channels)
-    torch.manual_seed(seed)
-    fresh = Supernet(space).to(device)
-    supernet = fresh if schedule.afresh else supernet_of(schedule, data, device, seed, folder)
-    file = folder / f"ConNAS+{constraint}.safetensors"
-    result = _connas(supernet, budgets_of(constraint), schedule.search, data, constraint, file)
-    print(f"  {constraint}: {space.encode(result.architecture)}, {100 * result.score:.2f} % with inherited weights"
-          f"{', repaired' if result.repaired else ''}", flush=True)  # fmt: skip
-    return result.architecture
-
-
-def _connas(
-    supernet: Supernet, budgets: list[Budget], config: ConnasConfig, data: Arrays, name: str, file: Path
-) -> SearchResult:
-    space = supernet.space
-    assert isinstance(space, ConNAS1d)
-    return connas_search(
-        supernet,
-        CostTable.of(paper_chain(space), METRICS),
-        budgets,
-        x=data["x_train"],
-        y=data["y_train"],
-        x_val=data["x_val"],
-        y_val=data["y_val"],
-        checker=lambda a: _exact(space, a),
-        config=config,
-        progress=lambda done, total, note: print(f"  {name} epoch {done}/{total}: {note}", flush=True),
-        checkpoint=file,
-        resume=True,
-    )
-
-
-def _exact(space: ConNAS1d, architecture: Architecture) -> dict[str, float]:
-    """Parameters counted on the real module."""
-    count = sum(p.numel() for p in space.module(architecture).parameters())
-    return {"flash_bytes": 4.0 * count, "ram_bytes": float(paper_tables(space, architecture).peak_bytes)}
-
-
-def select(schedule: Schedule, data: Arrays, device: str, seed: int, folder: Path) -> dict[str, Architecture]:
-    """BINAS's way: one supernet, measured contributions, then the exact optimum under each constraint."""
-    space = ConNAS1d(channels=schedule.channels)
-    supernet = supernet_of(schedule, data, device, seed, folder)
-    paths = sample_paths(
-        supernet, data["x_val"], data["y_val"], samplers=[space.sample], samples=schedule.samples,
-        companions=data["x_train"], seed=seed,
-    )  # fmt: skip
-    estimator = choice_contributions(paths, [len(choice.candidates) for choice in space.choices])
-    chain = paper_chain(space)
-    values = [v.tolist() for v in estimator.arc_values(chain)]
-    model = from_chain(chain, values, METRICS, value_base=estimator.base)
-    return {name: solve(model, budgets_of(name)).architecture for name in CONSTRAINTS}
-
-
 def train(
     space: ConNAS1d,
     architecture: Architecture,
@@ -240,9 +82,16 @@ def train(
     device: str,
     seed: int,
     file: Path,
+    every: int = 1,
 ) -> dict[str, Any]:
-    """Train on the folds, test each, and write the first one's int8 file; gives what the table shows."""
+    """Train on the folds, test each, and write the first one's int8 file; gives what the table shows.
+
+    Args:
+        every: train on every so-manieth motor alone; the test split stays whole.
+    """
     x, y, motors = (np.concatenate([data[f"{k}_train"], data[f"{k}_val"]]) for k in ("x", "y", "motor"))
+    some = motors % every == 0
+    x, y, motors = x[some], y[some], motors[some]
     accuracies = []
     int8: dict[str, float] = {}
     for fold in range(schedule.folds):
@@ -290,7 +139,15 @@ def to_nhwc(x: NDArray[Any]) -> NDArray[np.float32]:
     return np.ascontiguousarray(x.transpose(0, 2, 1)[:, None])
 
 
-def run(items: Sequence[str], schedule: Schedule, data: Arrays, folder: Path, device: str, seed: int) -> None:
+def run(
+    items: Sequence[str],
+    schedule: Schedule,
+    data: Arrays,
+    folder: Path,
+    device: str,
+    seed: int,
+    every: int = 1,
+) -> None:
     """Do what is not done yet; one JSON and one int8 file per item."""
     space = ConNAS1d()
     searched = ConNAS1d(channels=schedule.channels)
@@ -315,7 +172,7 @@ def run(items: Sequence[str], schedule: Schedule, data: Arrays, folder: Path, de
         row = _trained(folder, space.encode(architecture), item)
         if row is None:
             file = folder / f"{item}.tflite"
-            row = train(space, architecture, schedule, data, device, seed, file)
+            row = train(space, architecture, schedule, data, device, seed, file, every)
         write_json(path, {**row, "search_seconds": seconds, "seconds": time.monotonic() - started})
         print(f"{item}: {statistics.mean(row['accuracies']):.2f} %  {row['text']}", flush=True)
 
@@ -381,13 +238,17 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--every", type=int, default=1, help="final trainings see every so-manieth motor alone"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     schedule = SCHEDULES[options.schedule]
     every = [*(f"{m}+{c}" for m in ("ConNAS", "exact") for c in CONSTRAINTS), *schedule.hand_crafted]
     items = options.items.split(",") if options.items else every
     options.folder.mkdir(parents=True, exist_ok=True)
-    run(items, schedule, load(options.data, options.normalize), options.folder, options.device, options.seed)
+    data = load(options.data, options.normalize)
+    run(items, schedule, data, options.folder, options.device, options.seed, options.every)
     show(options.folder, every)
 
 

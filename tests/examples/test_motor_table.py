@@ -17,6 +17,7 @@ from toolchain.spaces.connas1d import hand_crafted, paper_chain, paper_tables
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "motor"))
 import deploy
+import searches
 import table
 
 SPACE = ConNAS1d()
@@ -25,7 +26,7 @@ SPACE = ConNAS1d()
 def test_the_chain_prices_as_the_papers_tables_count() -> None:
     rng = np.random.default_rng(0)
     architectures = [SPACE.sample(rng) for _ in range(50)] + list(hand_crafted(SPACE).values())
-    prices = CostTable.of(paper_chain(SPACE), table.METRICS).price(architectures)
+    prices = CostTable.of(paper_chain(SPACE), searches.METRICS).price(architectures)
     sizes = [paper_tables(SPACE, a) for a in architectures]
     np.testing.assert_array_equal(prices, [(s.weight_bytes, s.peak_bytes) for s in sizes])
 
@@ -41,7 +42,7 @@ def test_hand_crafted_models_keep_what_their_sizes_say() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("constraint", table.CONSTRAINTS)
+@pytest.mark.parametrize("constraint", searches.CONSTRAINTS)
 def test_exact_selection_is_within_each_constraint_and_no_smaller_than_it_must(constraint: str) -> None:
     """With a value per channel, what is chosen keeps the constraint, and no single swap to more channels does."""
     chain = paper_chain(SPACE)
@@ -52,10 +53,10 @@ def test_exact_selection_is_within_each_constraint_and_no_smaller_than_it_must(c
         candidate = SPACE.choices[position].candidates[arc.candidate]  # type: ignore[attr-defined]
         return float(candidate.channels or 0)
 
-    budgets = table.budgets_of(constraint)
-    found = solve(from_chain(chain, worth, table.METRICS), budgets).architecture
+    budgets = searches.budgets_of(constraint)
+    found = solve(from_chain(chain, worth, searches.METRICS), budgets).architecture
     assert constraint in table.satisfied(SPACE, found)
-    costs = CostTable.of(chain, table.METRICS)
+    costs = CostTable.of(chain, searches.METRICS)
     for choice, rows in zip(SPACE.choices, costs.swaps(found), strict=True):
         now = choice.candidates[found[SPACE.choices.index(choice)]].channels or 0
         for candidate, row in zip(choice.candidates, rows, strict=True):
@@ -74,7 +75,7 @@ def test_folds_hold_every_motor_out_once_and_whole() -> None:
 
 
 def test_the_paper_schedule_is_appendix_d2() -> None:
-    full = table.SCHEDULES["full"]
+    full = searches.SCHEDULES["full"]
     assert (full.search.epochs, full.search.batch_size, full.search.rescale) == (150, 128, 1.2)
     assert (full.epochs, full.batch_size, full.learning_rate, full.final_learning_rate, full.folds) == (
         250, 16, 0.0025, 0.0001, 5,
