@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from profilers.footprint import ISA
 from targets.session import Session
 from toolchain.errors import VerificationError
 from toolchain.export.verify import Limits
@@ -31,7 +32,7 @@ def check_outputs(
     project: Project, session: Session, model: bytes, name: str
 ) -> tuple[dict[str, Any], NDArray[Any]]:
     """Run the test split on the target, and compare with the reference and with the labels; and the inputs."""
-    integer = name == INT8_TFLITE or session.device is not None
+    integer = name == INT8_TFLITE or session.model_format in ISA
     graph = read_exported(project, INT8_TFLITE if integer else FLOAT_TFLITE)
     data = project.data
     x, y = data.x["test"], data.y["test"]
