@@ -184,7 +184,7 @@ def test_the_commands(everything: Path, tmp_path: Path) -> None:
 
 
 def test_the_whole_loop(everything: Path, tmp_path: Path) -> None:
-    """On a virtual board; then a report, a C project, and the exact solver, which is C that is compiled at first use."""
+    """On a virtual board; then a C project, a report, and the exact solver, C that is compiled at first use."""
     folder = make_project(
         tmp_path / "tiny", url=BOARD, budgets='flash = "80 kB"\nram = "40 kB"', search_epochs=1, epochs=4
     )

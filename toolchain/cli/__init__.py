@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import shlex
@@ -26,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to fail
-            stream.reconfigure(errors="backslashreplace")
+            with contextlib.suppress(OSError):  # closed by whoever started us
+                stream.reconfigure(errors="backslashreplace")
     with Interruptible(lambda: interrupted(arguments), to_the_end=alone) as signals:
         try:
             code = _run(arguments, lambda: signals.arrived)
@@ -93,6 +95,12 @@ def _run(arguments: list[str], stopped: Callable[[], bool]) -> int:
                 f"this needs {extra[0]}, which is not installed", f"pip install 'boardfit[{extra[1]}]'"
             )
             return 3
+        if isinstance(error, OSError) and error.strerror:
+            what = " and ".join(str(name) for name in (error.filename, error.filename2) if name is not None)
+            print_error(
+                f"{error.strerror}: {what or 'output'}", "check the path, its permissions, and the free space"
+            )
+            return 1
         print_error(
             f"internal: {type(error).__name__}: {error}",
             "" if debug else "run again as `boardfit --debug ...` and report the traceback",

@@ -297,7 +297,20 @@ def load_config(path: Path) -> Config:
             f"{path} is not TOML: {error}",
             remedy="correct that line (docs/cli.md has every key), or begin with a new one: boardfit init NAME",
         ) from error
+    _whole_numbers(values, "", path)
     return parse_config(values, str(path))
+
+
+def _whole_numbers(value: Any, key: str, path: Path) -> None:
+    """TOML's whole numbers have 64 bits; Python's reader takes longer ones, which nothing else does."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ConfigurationError(
+            f"{path}: {key} has {len(str(abs(value)))} digits; a whole number ends at {2**63 - 1}",
+            remedy=f"write a smaller {key}",
+        )
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, part in inner:
+        _whole_numbers(part, f"{key}.{name}".strip("."), path)
 
 
 def parse_config(values: dict[str, Any], where: str) -> Config:

@@ -345,17 +345,17 @@ def _check(parts: _Parts, classes: tuple[str, ...]) -> None:
         )
     shape = None
     for split, (x, y) in parts.items():
+        if x.ndim not in (2, 3, 4):
+            raise DataError(
+                f"{split}: samples have shape {x.shape[1:]}",
+                remedy="use (C, H, W), (C, L) or (F,) per sample",
+            )
         if len(x) != len(y):
             raise DataError(
                 f"{split}: {len(x)} samples but {len(y)} labels", remedy="give each sample one label"
             )
         if len(x) == 0:
             raise DataError(f"{split}: no samples", remedy="add some, or leave out this split")
-        if x.ndim not in (2, 3, 4):
-            raise DataError(
-                f"{split}: samples have shape {x.shape[1:]}",
-                remedy="use (C, H, W), (C, L) or (F,) per sample",
-            )
         if shape is not None and x.shape[1:] != shape:
             raise DataError(
                 f"{split}: samples have shape {x.shape[1:]}, other splits have {shape}",

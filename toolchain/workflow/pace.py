@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from toolchain.errors import BoardfitError
 from toolchain.files import write_json
 from toolchain.workflow.project import Progress, Project
 
@@ -57,7 +58,7 @@ def timed(project: Project, progress: Progress, method: str) -> Iterator[Progres
     finally:
         done = {name: {"seconds": s, "steps": int(n)} for name, (s, n) in watch.spent.items() if n}
         if done:
-            with contextlib.suppress(OSError):  # a time that is not kept is no reason to fail
+            with contextlib.suppress(OSError, BoardfitError):  # a time that is not kept is no reason to fail
                 write_json(project.results / _NAME, {**_read(project), **done})
 
 
