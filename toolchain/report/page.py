@@ -11,7 +11,7 @@ import hashlib
 from importlib import resources
 from typing import Final
 
-from toolchain.report import sections
+from toolchain.report import explained, sections
 from toolchain.report.document import Report
 from toolchain.report.html import Html, join, more, number, prose, table, tag
 
@@ -85,8 +85,8 @@ def _sections(report: Report) -> list[tuple[str, str, Html]]:
         ("operators", "Where the time and the memory go", join(operators) if found else Html("")),
         ("search", "The search", sections.course(report)),
         ("table", "The lookup table", join(tables)),
-        ("rounds", "The loop", sections.rounds(report) if found else Html("")),
-        ("why", "Why this network", sections.why(report)),
+        ("rounds", "The loop", explained.rounds(report) if found else Html("")),
+        ("why", "Why this network", explained.why(report)),
         ("provenance", "Where the numbers come from", _provenance(report)),
         ("missing", "What was not measured", _missing(report)),
     ]

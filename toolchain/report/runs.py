@@ -141,7 +141,7 @@ def rows_of(found: RunComparison) -> list[tuple[str, tuple[str, ...], list[tuple
                     pair.name,
                     shown(pair.left),
                     shown(pair.right),
-                    ("+" if (pair.difference.value or 0) > 0 else "") + shown(pair.difference),
+                    _change(pair.difference),
                     "" if pair.percent is None else f"{pair.percent:+.1f} %",
                     LABELS.get(pair.left.evidence, pair.left.evidence)
                     + (", unstable" if pair.left.unstable or pair.right.unstable else ""),
@@ -158,6 +158,13 @@ def rows_of(found: RunComparison) -> list[tuple[str, tuple[str, ...], list[tuple
         ]
         tables.append(("In one run alone", ("metric", "run"), rows))
     return tables
+
+
+def _change(difference: Number) -> str:
+    """A difference with its sign; of accuracies in points."""
+    if difference.value is not None and difference.unit == "share":
+        return f"{100 * difference.value:+.2f} points"
+    return ("+" if (difference.value or 0) > 0 else "") + shown(difference)
 
 
 def _known(cost: Mapping[str, Any]) -> Number:

@@ -15,37 +15,36 @@ from typing import Any, Final
 
 from toolchain.errors import ConfigurationError
 from toolchain.files import write_atomic
-from toolchain.measurement import Evidence, Stack
-from toolchain.report.comparison import ComparisonRow
+from toolchain.measurement import Stack
 from toolchain.report.document import (
-    Accuracy,
-    Block,
-    Cost,
     Missing,
-    ProjectFacts,
     Provenance,
     Record,
     Report,
-    Status,
     Target,
-    cost_of,
 )
-from toolchain.report.number import EVIDENCE, Number, shown
+from toolchain.report.number import EVIDENCE
 from toolchain.report.page import page
 from toolchain.report.runs import Document, check_document
-from toolchain.units import plain_metric
 from toolchain.workflow import export
 from toolchain.workflow.config import PROJECT_FILE
 from toolchain.workflow.costs import Costs
 from toolchain.workflow.deploy import STAGE as DEPLOY
 from toolchain.workflow.project import Project, open_project
+from toolchain.workflow.report_answer import (
+    accuracy_of,
+    blocks_of,
+    costs_of,
+    facts_of,
+    headline_of,
+    status_of,
+)
 from toolchain.workflow.report_search import (
     choices_of,
     course_of,
     infeasible_of,
     measured_networks,
     open_prices,
-    predicted_number,
     rounds_of,
 )
 from toolchain.workflow.report_targets import gather_target, stacks_of
@@ -134,14 +133,14 @@ def gather(project: Project, now: datetime | None = None) -> Report:
         )
         for section in project.config.target
     )
-    rows = () if found is None else _costs(found, deployed, targets)
+    rows = () if found is None else costs_of(found, deployed, targets)
     infeasible = None if found is not None or costs is None else infeasible_of(project, costs)
-    status = _status(found, rows, deployed is not None, infeasible is not None)
+    status = status_of(found, rows, deployed is not None, infeasible is not None)
     loop = project.latest(ROUNDS)
     if loop is not None and loop["settings"] != project.settings:
         loop = None
     sizes = {split: len(y) for split, y in project.data.y.items()}
-    accuracy = () if found is None else _accuracy(found, exported, deployed, sizes["val"], sizes["test"])
+    accuracy = () if found is None else accuracy_of(found, exported, deployed, sizes["val"], sizes["test"])
     course = choices = rounds = None
     if found is not None:
         winner = [(row.metric, row.measured) for row in rows if row.measured is not None]
@@ -161,11 +160,11 @@ def gather(project: Project, now: datetime | None = None) -> Report:
     return Report(
         (now or datetime.now(UTC)).isoformat(timespec="seconds"),
         metadata.version("boardfit"),
-        _facts(project),
+        facts_of(project),
         status,
-        _headline(status, found, rows, accuracy, targets, infeasible.message if infeasible else ""),
+        headline_of(status, found, rows, accuracy, targets, infeasible.message if infeasible else ""),
         "" if found is None else found["text"],
-        () if found is None else _blocks(project, found),
+        () if found is None else blocks_of(project, found),
         accuracy,
         rows,
         infeasible,
@@ -186,146 +185,6 @@ def _of(found: Mapping[str, Any] | None, record: dict[str, Any] | None) -> dict[
 def _other_stacks(found: Mapping[str, Any], costs: Costs) -> bool:
     today = {one.target.name: one.stack.fingerprint for one in costs.targets}
     return any(one["stack"] != today.get(one["name"]) for one in found["targets"])
-
-
-def _facts(project: Project) -> ProjectFacts:
-    data, space = project.data, project.space
-    sizes = ", ".join(f"{len(y):,} {split}" for split, y in data.y.items())
-    shape = "x".join(str(d) for d in data.input_shape)
-    return ProjectFacts(
-        project.config.project.name,
-        project.config.project.seed,
-        f"{project.config.data.kind}: {len(data.classes)} classes, {shape}, samples {sizes}",
-        data.fingerprint,
-        f"{space.name}, {len(space.choices)} choices",
-        f"{space.count():,}",
-    )
-
-
-def _blocks(project: Project, found: Mapping[str, Any]) -> tuple[Block, ...]:
-    def text(shape: Sequence[int]) -> str:
-        return "x".join(str(d) for d in shape)
-
-    return tuple(
-        Block(row.name, row.candidate, text(row.input), text(row.output), row.params, row.macs)
-        for row in project.space.describe(tuple(int(i) for i in found["architecture"]))
-    )
-
-
-def _accuracy(
-    found: Mapping[str, Any],
-    exported: Mapping[str, Any] | None,
-    deployed: Mapping[str, Any] | None,
-    validation: int,
-    test: int,
-) -> tuple[Accuracy, ...]:
-    """The accuracy's trail: estimator, supernet, float, int8, on each target.
-
-    Args:
-        validation, test: samples of these splits.
-    """
-    trail = []
-    if found["selection"] is not None:
-        chosen = found["selection"]
-        number = Number(
-            chosen["predicted_accuracy"], "share", "estimated", error=chosen["predicted_error"] or None
-        )
-        trail.append(Accuracy("estimator", "predicted from contributions", number))
-    shared = Number(found["score"], "share", "shared_weights")
-    trail.append(Accuracy("supernet", "validation, shared weights", shared, validation))
-    for stage, value in (exported or {}).get("accuracy", {}).items():
-        trail.append(Accuracy(stage, "test, trained", Number(value, "share", "reference"), test))
-    for one in (deployed or {}).get("targets", ()):
-        stack = Stack.of(one["stack"]).fingerprint
-        equal = (
-            "every value equal to the reference's"
-            if one["differing"] == 0
-            else f"same answer as the reference on {100 * one['agreement']:.1f} % of the samples"
-        )
-        trail.append(
-            Accuracy(
-                "target",
-                one["name"],
-                Number(one["accuracy"], "share", "on_target", "", stack),
-                one["samples"],
-                equal,
-            )
-        )
-    return tuple(trail)
-
-
-def _costs(
-    found: Mapping[str, Any], deployed: Mapping[str, Any] | None, targets: Sequence[Target]
-) -> tuple[Cost, ...]:
-    """Budgets first, then what else is known; measured where the network was deployed."""
-    bounds = {b["metric"]: b["bound"] for b in found["budgets"]}
-    measured = {row["metric"]: row for row in (deployed or {}).get("rows", ())}
-    stacks = {
-        one["name"]: Stack.of(one["stack"]).fingerprint for one in (deployed or {}).get("targets", ())
-    } or {target.name: target.stack for target in targets}
-    rows = []
-    for metric in dict.fromkeys((*bounds, *measured, *found["predicted"])):
-        one = measured.get(metric, {})
-        owner = metric.rpartition(":")[0] or next(iter(stacks), "")
-        kind = one.get("evidence")
-        prediction = predicted_number(found, metric, found["predicted"].get(metric, float("nan")))
-        row = ComparisonRow(
-            metric,
-            bounds.get(metric),
-            found["predicted"].get(metric),
-            one.get("measured"),
-            None if kind is None else Evidence(kind),
-            bool(one.get("unstable", False)),
-        )
-        plain = plain_metric(metric)
-        computed = kind == Evidence.COMPUTED.value or plain in ("params", "macs")
-        rows.append(cost_of(row, prediction, "" if computed else stacks.get(owner, "")))
-    return tuple(rows)
-
-
-def _status(
-    found: Mapping[str, Any] | None, rows: Sequence[Cost], deployed: bool, infeasible: bool
-) -> Status:
-    if found is None:
-        return "infeasible" if infeasible else "empty"
-    if not deployed:
-        return "predicted"
-    return "broken" if any(row.ok is False for row in rows) else "kept"
-
-
-def _headline(
-    status: Status,
-    found: Mapping[str, Any] | None,
-    rows: Sequence[Cost],
-    accuracy: Sequence[Accuracy],
-    targets: Sequence[Target],
-    why: str,
-) -> str:
-    if status == "empty":
-        return "No search has finished yet."
-    if status == "infeasible":
-        return f"No network of the space keeps the budgets: {why}"
-    assert found is not None
-    best = accuracy[-1]
-    name = ", ".join(target.name for target in targets)
-    counted = [row for row in rows if row.budget is not None]
-    if status == "predicted":
-        return (
-            f"A network was found that keeps {_all(len(counted))} by prediction; it has not been measured on "
-            f"{name} yet."
-        )
-    broken = [row.metric for row in counted if row.ok is False]
-    right = f"{shown(best.number)} of {best.samples:,} test samples right"
-    if broken:
-        return f"{', '.join(broken)} broken on {name}; {right}."
-    open_ = [row.metric for row in counted if row.ok is None]
-    rest = f", {', '.join(open_)} not measured" if open_ else ""
-    kept = _all(len(counted) - len(open_))
-    return f"{kept[:1].upper()}{kept[1:]} kept on {name}{rest}; {right}."
-
-
-def _all(count: int) -> str:
-    return {0: "no budget", 1: "the budget"}.get(count, f"all {count} budgets")
 
 
 def _records(project: Project) -> tuple[Record, ...]:
