@@ -398,6 +398,7 @@ def _line(op: Operator) -> _Form:
     pairs = (length - 1) * stride // 2 + words
     return _Form(
         kernel=DSP_LINE,
+        in_place=_multiplies_no_channels(op),
         steps=0,
         chunk=1,
         weight_bytes=8 * words * channels,
