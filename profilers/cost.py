@@ -89,7 +89,13 @@ def operator_sum(
         scale, each, base = calibration.scale, calibration.per_operator, calibration.intercept
         origin = origin or calibration.evidence.value
     costs = {op: max(0.0, scale * value + each) for op, value in values.items()}
-    return ArcMetric("sum", lambda arc: sum(costs[op] for op in arc.operators), base, origin=origin)
+
+    def value(arc: Arc) -> float:
+        if arc.bands:
+            return sum(costs[op] * band.share for op, band in zip(arc.operators, arc.bands, strict=True))
+        return sum(costs[op] for op in arc.operators)
+
+    return ArcMetric("sum", value, base, origin=origin)
 
 
 def flash_bytes(model: FlashModel) -> ArcMetric:

@@ -119,18 +119,25 @@ def _programs(isa: Isa) -> Footprint:
     """
     bytes_of = cache(lambda op: native.operator_bytes(op, isa, op.algorithm))
 
+    def flash(arc: Arc) -> float:
+        total = sum(bytes_of(op) for op in arc.operators)
+        for op, band in zip(arc.operators, arc.bands, strict=False):  # a descriptor for each patch
+            total += (band.runs - 1) * (bytes_of(op) - native.constant_bytes((op,), isa, op.algorithm))
+        return total
+
     def arena(arc: Arc) -> float:
         if not arc.operators:
             return align(arc.ram_bytes, NATIVE_ALIGNMENT)
+        operators = [band.operator for band in arc.bands] or arc.operators
         return max(
             native.step_bytes(op, live, isa, op.algorithm)
-            for op, live in zip(arc.operators, arc.live, strict=True)
+            for op, live in zip(operators, arc.live, strict=True)
         )
 
     return Footprint(
         flash=ArcMetric(
             "sum",
-            lambda arc: sum(bytes_of(op) for op in arc.operators),
+            flash,
             native.BASE_BYTES,
             origin=Evidence.COMPUTED.value,
         ),

@@ -33,18 +33,26 @@ class Policies:
         metrics: their names, in the order of each policy's table.
         bounds: of these metrics, name -> largest value that a plan may have.
         tables: makes the table of a policy, from the fastest to the smallest.
+        patched: the same of policies that run first blocks patch by patch, in no order: for networks that keep the
+            bounds under none of `tables`. The first metric is to be small.
     """
 
     metrics: tuple[str, ...]
     bounds: Mapping[str, float]
     tables: Sequence[Callable[[], CostTable]]
+    patched: Sequence[Callable[[], CostTable]] = ()
     _made: dict[int, CostTable] = field(default_factory=dict, repr=False)
 
     def table(self, policy: int) -> CostTable:
         """A policy's table, made when it is first needed: most architectures fit under the first policy."""
         if policy not in self._made:
-            self._made[policy] = self.tables[policy]()
+            self._made[policy] = (*self.tables, *self.patched)[policy]()
         return self._made[policy]
+
+    @property
+    def policies(self) -> int:
+        """Number of tables."""
+        return len(self.tables) + len(self.patched)
 
     def keeps(self, prices: Floats) -> NDArray[np.bool_]:
         """(n, metrics) -> (n,) True where all bounds are kept, or where there is no such architecture."""
@@ -112,8 +120,9 @@ class PlannedTable:
         """
         found = self.fastest.least()
         for target in self.targets:
-            for policy in range(1, len(target.tables)):
-                for name, entry in target.table(policy).least().items():
+            for policy in range(1, target.policies):
+                table = target.table(policy)
+                for name, entry in table.least().items() if table.paths() else ():
                     found[name] = min(found[name], entry)
         return found
 
@@ -165,4 +174,15 @@ def _settled(target: Policies, price: Pricing, count: int) -> Floats:
             over[rows[~keeps]] = policy
             found[rows[keeps]] = prices[keeps]
         waiting = waiting[kept[waiting] - over[waiting] > 1]
+    _patch(target, price, found, np.flatnonzero(~target.keeps(found)))
     return found
+
+
+def _patch(target: Policies, price: Pricing, found: Floats, rows: NDArray[np.intp]) -> None:
+    """Where no other policy keeps the bounds: the best of those with patches, if one of them does."""
+    best = np.full(len(rows), np.inf)
+    for policy in range(len(target.tables), target.policies if len(rows) else 0):
+        prices = price(target.table(policy), rows)
+        better = target.keeps(prices) & (prices[:, 0] < best)
+        best[better] = prices[better, 0]
+        found[rows[better]] = prices[better]

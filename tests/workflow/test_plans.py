@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Iterator
@@ -161,6 +162,35 @@ def test_what_is_foretold_is_written_deployed_and_counted(project: Project, tmp_
     assert not export(project).reused
 
 
+def test_ram_is_bought_with_patches(project: Project) -> None:
+    """Below what any network takes at once, first blocks run patch by patch. The table's prices are from above: what
+    keeps a bound by them keeps it exactly, with no more cycles.
+    """
+    costs = open_costs(project, ["cycles"])
+    metrics, networks = costs.table.metrics, list(itertools.product(range(2), repeat=2))
+    least = float(costs.table.price(networks)[:, metrics.index("ram_bytes")].min())
+    found = {}
+    for bound in np.arange(least - 1500, least, 100).tolist():
+        under = costs.under([Budget("ram_bytes", bound)])
+        for network in networks:
+            price = dict(zip(metrics, under.table.price([network])[0], strict=True))
+            if price["ram_bytes"] <= bound:
+                exact = under.exact(network)
+                assert exact["ram_bytes"] <= bound
+                assert exact["cycles"] <= price["cycles"]
+                found[bound] = exact
+    bound = min(found)
+    outcome = search(project, budgets=(Budget("ram_bytes", bound),), method="random")
+    assert Plan.from_dict(outcome.targets[0].plan).patches is not None
+    assert outcome.predicted["ram_bytes"] <= bound < least
+    export(project)
+    rows = {row.metric: row for row in deploy(project).rows}
+    for metric in ("flash_bytes", "ram_bytes"):
+        assert rows[metric].predicted == rows[metric].measured
+    # Operators of patches have no rows: they are taken as shares of the whole ones.
+    assert abs(rows["cycles"].error_percent or 100) < 25
+
+
 def test_an_old_table_is_a_table_without_choices(project: Project) -> None:
     """Rows of direct operators alone: prices are those of direct programs, and nothing is an error."""
     with Lut.open(project.lut_path) as lut:
@@ -169,6 +199,8 @@ def test_an_old_table_is_a_table_without_choices(project: Project) -> None:
     with Lut.open(project.lut_path) as lut:
         lut.put_many(r for r in rows if "winograd" not in json.dumps([str(r.subject)]))
     costs = open_costs(project, ["cycles"], strict=True)
-    assert costs.targets[0].plans is None
+    plans = costs.targets[0].plans
+    assert plans is not None
+    assert not plans.options
     assert costs.targets[0].plan(structural_graph(project, SMALLEST, "int8")) == DIRECT
     assert np.isfinite(costs.table.price([SMALLEST])).all()

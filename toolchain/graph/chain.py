@@ -10,9 +10,24 @@ a resource-constrained longest path).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from toolchain.graph.liveness import Live
 from toolchain.graph.operator import Operator, Shape
+
+
+class Band(NamedTuple):
+    """An operator that runs patch by patch.
+
+    Attributes:
+        operator: what runs in one patch: without padding, on an input that has all that its windows read.
+        share: of the whole operator's work, what all patches do together; above 1 where they overlap.
+        runs: number of patches.
+    """
+
+    operator: Operator
+    share: float
+    runs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +43,7 @@ class Arc:
         constant_bytes: bytes of weights, biases and other constants.
         live: per operator, the bytes of what lives while it runs: what a runtime that needs scratch memory and
             alignment, and whose kernels may work in place, makes its arena of.
+        bands: per operator, where it runs patch by patch; empty in a space, where each runs once.
     """
 
     candidate: int
@@ -37,6 +53,7 @@ class Arc:
     ram_bytes: int
     constant_bytes: int
     live: tuple[Live, ...] = ()
+    bands: tuple[Band, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

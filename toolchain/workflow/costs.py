@@ -7,9 +7,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Final
 
 from profilers.cost import ArcMetric, CostTable
 from profilers.footprint import FLASH, RAM
+from profilers.patched import Prefix, banded, prefixes
 from profilers.planned import PlannedTable, Policies
 from toolchain.errors import ConfigurationError
 from toolchain.graph import Graph
@@ -30,6 +32,10 @@ from toolchain.workflow.target_costs import (
 __all__ = [
     "Costs", "TargetCosts", "calibration_fingerprint", "evidence_text", "factor_of", "open_costs", "scope_of",
 ]  # fmt: skip
+
+MOST_PREFIXES: Final = (
+    32  # ways to patch that the table looks at, where a network's RAM is too much otherwise
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,30 +191,52 @@ def _same(arc: Arc) -> Arc:
 def _table(project: Project, targets: Sequence[TargetCosts]) -> CostTable | PlannedTable:
     """Prices of the space, each architecture's under plans within the targets' bounds."""
     chain = targets[0].chain
-    make = partial(CostTable.of, chain, candidates=[len(c.candidates) for c in project.space.choices])
+    make = partial(CostTable.of, candidates=[len(c.candidates) for c in project.space.choices])
     arcs: dict[str, ArcMetric] = {}
     policies = []
     for along in _along(project, targets):
         costs, plans = along.costs, along.costs.plans
         most = costs.bounds.get(RAM, math.inf)
         if plans is not None:
+            prices = plans.prices(costs.chain, most)
+            ends = tuple(dict.fromkeys((prices[0], prices[-1])))
+            heads = itertools.islice(prefixes(costs.chain, costs.footprint.ram, most), MOST_PREFIXES)
             policies.append(
                 Policies(
                     tuple(along.names[name] for name in costs.planned),
                     {along.names[name]: costs.bounds[name] for name in (FLASH, RAM) if name in costs.bounds},
-                    [partial(_policy, make, along, price, most) for price in plans.prices(costs.chain, most)],
+                    [partial(_policy, make, chain, along, plans.policy(price, most)) for price in prices],
+                    [
+                        partial(_patched, make, chain, along, plans.policy(price, most), head)
+                        for head in heads
+                        for price in ends
+                    ],
                 )
             )
         # What belongs to the network (parameters, MACs) is the first target's.
         for name, metric in along.arcs(_same if plans is None else plans.policy(0.0, most)).items():
             arcs.setdefault(name, metric)
-    fastest = make(arcs, stack=targets[0].stack if len(targets) == 1 else None)
+    fastest = make(chain, arcs, stack=targets[0].stack if len(targets) == 1 else None)
     return PlannedTable(fastest, tuple(policies)) if policies else fastest
 
 
-def _policy(make: Callable[..., CostTable], along: _Along, price: float, ram_bytes: float) -> CostTable:
-    assert along.costs.plans is not None
-    return make(along.arcs(along.costs.plans.policy(price, ram_bytes), along.costs.planned))
+def _policy(
+    make: Callable[..., CostTable], chain: Chain, along: _Along, policy: Callable[[Arc], Arc]
+) -> CostTable:
+    return make(chain, along.arcs(policy, along.costs.planned))
+
+
+def _patched(
+    make: Callable[..., CostTable], chain: Chain, along: _Along, policy: Callable[[Arc], Arc], prefix: Prefix
+) -> CostTable:
+    """A policy whose first blocks run patch by patch; blocks that cannot are not available."""
+    bands = banded(along.costs.chain, prefix, policy)
+
+    def plan(arc: Arc) -> Arc:
+        return bands.get(id(arc)) or policy(arc)
+
+    able = [tuple(a for a in arcs if bands.get(id(along.other(a)), a) is not None) for arcs in chain.arcs]
+    return make(replace(chain, arcs=tuple(able)), along.arcs(plan, along.costs.planned))
 
 
 def _alternatives(project: Project, targets: Sequence[TargetCosts]) -> tuple[Chain, Mapping[str, ArcMetric]]:

@@ -46,7 +46,7 @@ class TargetCosts:
         correction: what networks near the optimum said of the calibrated sums, or None (profilers.correct).
         known: operators of a network -> its measured value; those behind the correction.
         footprint: how bytes of flash and RAM are counted.
-        plans: which algorithms the programs of the space can take; None where there is nothing to choose.
+        plans: which algorithms the programs of the space can take; None on targets that take no programs.
         bounds: `flash_bytes` and `ram_bytes` that a plan must keep: the part's, and budgets (`under`).
         stack: of the measured rows.
         device: the microcontroller, or None.
@@ -252,7 +252,7 @@ def _plans(
         if cost is None or op in values:
             usual = replace(op, algorithm="direct")
             options[usual] = (*options.get(usual, (usual,)), op)
-    if not options:
+    if footprint.isa is None:
         return None
     choosing = {op for ways in options.values() for op in ways}
     estimated = ArcMetric(
