@@ -1,5 +1,6 @@
 /* conv2d without the DSP extension. Windows are copied to columns of int8 (with the zero point outside the image, which
- * the folded bias expects), then two channels meet two pixels: four loads for four products. */
+ * the folded bias expects), then two channels meet two pixels: four loads for four products. A Cortex-M0+ has no registers
+ * for that: there one channel meets four pixels, whose sums lie in the high registers that only additions can reach. */
 #include "kernels.h"
 #include "requantize.h"
 
@@ -58,6 +59,95 @@ static inline void dot_2x2(const int8_t *w0, const int8_t *w1, const int8_t *p0,
     sums[0] = (int32_t)s00, sums[1] = (int32_t)s01, sums[2] = (int32_t)s10, sums[3] = (int32_t)s11;
 }
 
+#if defined(__ARM_ARCH_6M__) && !defined(BF_NO_ASSEMBLY)
+#define FOURS 1
+#define TAP                                        \
+    "ldrsb r6, [r1, r0]\n"                         \
+    "ldrsb r7, [r2, r0]\n" "muls r7, r6\n" "add r8, r7\n"  \
+    "ldrsb r7, [r3, r0]\n" "muls r7, r6\n" "add r9, r7\n"  \
+    "ldrsb r7, [r4, r0]\n" "muls r7, r6\n" "add r10, r7\n" \
+    "ldrsb r7, [r5, r0]\n" "muls r7, r6\n" "add r11, r7\n" \
+    "adds r0, #1\n"
+
+/* sums[0..3] = sums[0] + products of one channel with four columns that follow each other. r1-r5 point behind the weights and
+ * the columns, r0 counts up to 0. */
+__attribute__((naked, noinline)) static void dot_1x4(__attribute__((unused)) const int8_t *weights,
+                                                     __attribute__((unused)) const int8_t *columns,
+                                                     __attribute__((unused)) uint32_t taps,
+                                                     __attribute__((unused)) int32_t sums[4])
+{
+    __asm volatile(
+        ".syntax unified\n"
+        "push {r3-r7, lr}\n"
+        "mov r4, r8\n"
+        "mov r5, r9\n"
+        "mov r6, r10\n"
+        "mov r7, r11\n"
+        "push {r4-r7}\n"
+        "ldr r3, [r3]\n"
+        "mov r8, r3\n"
+        "mov r9, r3\n"
+        "mov r10, r3\n"
+        "mov r11, r3\n"
+        "adds r0, r0, r2\n" /* the weights' end */
+        "mov r7, r0\n"
+        "rsbs r0, r2, #0\n"
+        "mov r6, r2\n"
+        "adds r2, r1, r6\n"
+        "adds r3, r2, r6\n"
+        "adds r4, r3, r6\n"
+        "adds r5, r4, r6\n"
+        "mov r1, r7\n"
+        "lsrs r6, r6, #1\n"
+        "bcs 2f\n"
+        "1:\n"
+        TAP
+        "2:\n"
+        TAP
+        "bne 1b\n"
+        "pop {r4-r7}\n"
+        "ldr r0, [sp]\n"
+        "mov r1, r8\n"
+        "mov r2, r9\n"
+        "mov r3, r10\n"
+        "str r1, [r0]\n"
+        "str r2, [r0, #4]\n"
+        "str r3, [r0, #8]\n"
+        "mov r1, r11\n"
+        "str r1, [r0, #12]\n"
+        "mov r8, r4\n"
+        "mov r9, r5\n"
+        "mov r10, r6\n"
+        "mov r11, r7\n"
+        "pop {r3-r7, pc}\n");
+}
+
+/* One channel after the other, four columns at a time; the last four overlap those before. `output` is the first pixel's. */
+static void run_fours(const struct bf_window *op, const int8_t *weights, const struct bf_channel *channel,
+                      const int8_t *columns, uint32_t taps, uint32_t count, int8_t *output)
+{
+    for (uint32_t c = op->out_c; c > 0; c--, weights += taps, channel++, output++) {
+        for (uint32_t i = 0; i < count; i += 4) {
+            i = i + 4 > count ? count - 4 : i;
+            int32_t sums[4];
+            int8_t *to = output + i * op->out_c;
+            sums[0] = channel->bias;
+            dot_1x4(weights, columns + i * taps, taps, sums);
+            for (uint32_t k = 0; k < 4; k++, to += op->out_c) {
+                *to = (int8_t)bf_clamp(bf_requantize(sums[k], channel, op->out_zero), op->least, op->greatest);
+            }
+        }
+    }
+}
+#else
+#define FOURS 0
+static void run_fours(const struct bf_window *op, const int8_t *weights, const struct bf_channel *channel,
+                      const int8_t *columns, uint32_t taps, uint32_t count, int8_t *output)
+{
+    (void)op, (void)weights, (void)channel, (void)columns, (void)taps, (void)count, (void)output;
+}
+#endif
+
 static void plain(const struct bf_window *op, const uint8_t *program, const int8_t *input, int8_t *output,
                   int8_t *scratch)
 {
@@ -79,6 +169,10 @@ static void plain(const struct bf_window *op, const uint8_t *program, const int8
                     y += op->stride_h;
                 }
             }
+        }
+        if (FOURS && count >= 4) {
+            run_fours(op, weights, channels, columns, taps, count, output + first * op->out_c);
+            continue;
         }
         /* Where a second channel or pixel is missing, the first one is done twice. */
         for (uint32_t c = 0; c < op->out_c; c += 2) {

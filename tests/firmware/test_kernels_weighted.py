@@ -152,6 +152,19 @@ def test_plain_kernels_on_a_core_without_dsp(tmp_path: Any) -> None:
         np.testing.assert_array_equal(core.run(layer_of(graph), "plain", x), run_int8(graph, x))
 
 
+def test_ties_on_a_core_without_dsp(tmp_path: Any) -> None:
+    """Its long products are made of short ones."""
+    core = core_for("auto", tmp_path, board="nucleo-g071rb")
+    for form in [*FORMS][::2]:
+        for zero in (-128, 20):
+            assert (
+                wrong_ties(lambda layer, x: core.run(layer, "plain", x), tie_layer(form, zero, step=11)) == 0
+            )
+    broken = core_for("auto", tmp_path, "-DBF_MUTATE=1", board="nucleo-g071rb")
+    layer = tie_layer("fully_connected 5->{} none int8", -5, step=11)
+    assert wrong_ties(lambda layer, x: broken.run(layer, "plain", x), layer) > 10
+
+
 def test_kernels_without_assembly_on_the_core(tmp_path: Any) -> None:
     """The C forms that stand beside the assembly, with the real instructions."""
     core = core_for("auto", tmp_path, "-DBF_NO_ASSEMBLY")
