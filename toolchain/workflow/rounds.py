@@ -277,21 +277,16 @@ def _measure(
             Lut.open(project.lut_path) as lut,
             open_session(target.url, target.precision) as session,
         ):
-            # A board's programs alone in their slot, as deploy has them: their place in it is worth a cycle or two.
-            batches = [these.graphs] if costs.device is None else [{n: g} for n, g in these.graphs.items()]
-            for done, batch in enumerate(batches):
-                if len(batches) > 1:
-                    tell(title, done, len(batches), "candidates measured")
-                profile_networks(
-                    lut,
-                    session,
-                    batch,
-                    files=these.files,
-                    plans={name: costs.plan(graph) for name, graph in batch.items()},
-                    retry_unstable=True,
-                    wait=wait,
-                )
-            tell(title, len(these.graphs), len(these.graphs), "candidates measured")
+            profile_networks(
+                lut,
+                session,
+                these.graphs,
+                files=these.files,
+                plans={name: costs.plan(graph) for name, graph in these.graphs.items()},
+                retry_unstable=True,
+                wait=wait,
+                progress=lambda done, total: tell(title, done, total, "candidates measured"),
+            )
 
     if wanted:
         each([one.target for one in wanted.values()], work, progress)
