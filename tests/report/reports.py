@@ -160,7 +160,14 @@ def rounds() -> Rounds:
             )
             for i in (6, 4)
         )
-        return Round(number, 30.0, nets, {"latency_us": 100 * off}, {"latency_us": {"factor": 1 + off}})
+        return Round(
+            number,
+            30.0,
+            nets,
+            {"latency_us": 100 * off},
+            {"latency_us": {"factor": 1 + off}},
+            f"what {number} said",
+        )
 
     return Rounds((one(1, 0.08), one(2, 0.01)), {"latency_us": 2.0}, 4, True, "within the tolerance")
 

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from tests.report.reports import measured, network, predicted, target, whole, with_holes
-from toolchain.report import sections
+from toolchain.report import explained, sections
 from toolchain.report.document import Course, Infeasible, Report
 from toolchain.report.html import Html, number, prose, table, tag
 from toolchain.report.number import Number, shown
@@ -107,6 +107,24 @@ def test_every_number_of_the_document_is_there_with_its_evidence(full: Parsed, t
     tips = re.findall(r"<title>([^<]*)</title>", text)
     for one in in_tips:
         assert any(shown(one) in tip for tip in tips), one
+
+
+def test_the_rounds_say_what_followed(full: Parsed) -> None:
+    loop = full.text[full.text.index("The loop 2 rounds") :]
+    assert loop.startswith("The loop 2 rounds, settled; tolerance of predictions: latency_us 2 %.")
+    assert "what 1 said; predicted latency_us is multiplied by 1.0800 from here on what 2 said;" in loop
+    assert "1 chosen latency_us 1.900 ms 1.748 ms estimated +8.70 % net-6" in loop
+
+
+def test_of_cycles_and_latency_one_is_enough() -> None:
+    rounds = whole().rounds
+    assert rounds is not None
+    both = {"cycles": measured(2e5), "latency_us": measured(2e3), "b:cycles": measured(1.0)}
+    networks = (replace(rounds.rounds[0].networks[0], measured=both),)
+    report = whole(rounds=replace(rounds, rounds=(replace(rounds.rounds[0], networks=networks),)))
+    assert explained.round_metrics(report) == ["latency_us", "b:cycles"]
+    in_cycles = whole(rounds=report.rounds, costs=(replace(whole().costs[0], metric="cycles"),))
+    assert explained.round_metrics(in_cycles) == ["cycles", "b:cycles"]
 
 
 def test_nothing_comes_from_outside(full: Parsed, text: str) -> None:

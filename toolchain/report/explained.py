@@ -9,6 +9,7 @@ from toolchain.report import diagrams, sections
 from toolchain.report.document import Report
 from toolchain.report.html import Html, join, more, number, table, tag
 from toolchain.report.number import Number, shown
+from toolchain.units import plain_metric
 
 
 def rounds(report: Report) -> Html:
@@ -20,7 +21,7 @@ def rounds(report: Report) -> Html:
             "No candidates beside the winner were measured (boardfit run measures some in rounds).",
             class_="note",
         )
-    metrics = _round_metrics(report)
+    metrics = round_metrics(report)
     pictures = [
         sections.drawn(lambda m=m, i=i: diagrams.rounds(found, m, f"rounds{i}"))  # type: ignore[misc]
         for i, m in enumerate(metrics)
@@ -61,16 +62,20 @@ def rounds(report: Report) -> Html:
     )
 
 
-def _round_metrics(report: Report) -> list[str]:
+def round_metrics(report: Report) -> list[str]:
     """What the rounds measured; of a board's cycles and latency, which say the same, one is enough."""
     assert report.rounds is not None
     known = dict.fromkeys(m for one in report.rounds.rounds for n in one.networks for m in n.measured)
     budgeted = {metric for metric, _ in sections.budgets(report)}
     kept = []
     for metric in known:
-        other = metric.replace("cycles", "latency_us")
-        if metric == other or other not in known or (metric in budgeted and other not in budgeted):
-            kept.append(metric)
+        twins = {"cycles": "latency_us", "latency_us": "cycles"}
+        plain = plain_metric(metric)
+        twin = metric.removesuffix(plain) + twins.get(plain, "")
+        # The budgeted one of the two; else the time.
+        if twin in known and (twin in budgeted, plain == "cycles") > (metric in budgeted, plain != "cycles"):
+            continue
+        kept.append(metric)
     return kept
 
 

@@ -176,6 +176,7 @@ def _provenance(report: Report) -> Html:
                 ("evidence", "means"),
                 [(tag("code", kind), words) for kind, words in found.evidence.items() if kind in kinds],
                 caption="How numbers came to be; each carries its kind, point at it",
+                kind="legend",
             ),
             table(
                 ("", ""),
