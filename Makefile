@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TORCH_ARGS ?=
 READY := $(VENV)/.ready
 
-.PHONY: help setup debian demo docs test test-slow check bench bench-binas bench-connas bench-kernels bench-board bench-linux motor-quick report-picture format clean test-arm64
+.PHONY: help setup debian demo docs test test-slow check bench bench-binas bench-connas bench-kernels bench-ram bench-board bench-linux motor-quick report-picture format clean test-arm64
 help:
 	@echo "make demo       the whole loop on a virtual board: profile, search, train, export, deploy, compare (minutes)"
 	@echo "make motor-quick  condition monitoring of motors: simulated data, search, a virtual STM32G0 (under ten minutes)"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench-binas  exact selection and accuracy estimators against their peers"
 	@echo "make bench-connas  gradient search on NATS-Bench beside loss-based methods (BOARDFIT_DATA: folder of its tables)"
 	@echo "make bench-kernels  cycles per MAC of the firmware's kernels    make bench-board  tables and predictions on a virtual board"
+	@echo "make bench-ram  arenas with kernels in place and in patches, and what that costs"
 	@echo "make report-picture  the demo's report as docs/pictures/report.png (needs Chromium)"
 	@echo "make docs       the manual as a site, in site/"
 	@echo "make bench-linux  sums of operators against networks on a Linux board (BOARD=ssh://...), else on loopback"
@@ -113,6 +114,9 @@ bench-connas: $(READY)
 
 bench-kernels: $(READY)
 	$(BIN)/python benchmarks/bench_kernels.py
+
+bench-ram: $(READY)
+	$(BIN)/python benchmarks/bench_ram.py
 
 bench-board: $(READY)
 	$(BIN)/python benchmarks/bench_board.py
