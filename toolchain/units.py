@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from toolchain.errors import ConfigurationError
@@ -46,10 +46,12 @@ class Budget:
     Attributes:
         metric: name with its unit, e.g. `latency_us`.
         bound: the largest allowed value, in the metric's unit.
+        share: where it was asked for relative to the space ("25 %": 0.25); None otherwise. Says nothing else.
     """
 
     metric: str
     bound: float
+    share: float | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.bound) or self.bound <= 0:

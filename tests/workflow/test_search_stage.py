@@ -124,7 +124,7 @@ def test_damaged_and_deleted_results_are_noticed(finished: Path, damage: str | N
         path.unlink()
         if damage is not None:
             path.write_text(damage)
-    with pytest.raises(ConfigurationError, match="no search has finished"):
+    with pytest.raises(ConfigurationError, match="the last search found no network"):
         export(open_project(finished))
     outcome = run(open_project(finished))
     assert not outcome.search.reused
@@ -214,7 +214,7 @@ def test_an_impossible_budget_leaves_nothing_to_deploy(finished: Path) -> None:
     assert caught.value.least["flash_bytes"] > 10
     assert caught.value.nearest is not None
     for stage in (export, deploy):
-        with pytest.raises(ConfigurationError, match=r"no search has finished \(run `boardfit search`\)"):
+        with pytest.raises(ConfigurationError, match="the last search found no network: .* then run `boardfit search`"):
             stage(open_project(finished))
     assert (finished / "results" / "deployed" / "model.tflite").read_bytes() == deployed
     # Back to what was possible: the search goes on from its own checkpoint, the files still stand.
@@ -227,7 +227,7 @@ def test_an_impossible_budget_leaves_nothing_to_deploy(finished: Path) -> None:
 def test_an_impossible_budget_of_the_command_line_too(finished: Path) -> None:
     with pytest.raises(InfeasibleError):
         search(open_project(finished), budgets=IMPOSSIBLE)
-    with pytest.raises(ConfigurationError, match="no search has finished"):
+    with pytest.raises(ConfigurationError, match="the last search found no network"):
         deploy(open_project(finished))
 
 

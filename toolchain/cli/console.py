@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -14,7 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 JSON_SCHEMA = 1  # version of every --json document's shape
-_ENDLESS = 100_000  # columns of what is not a terminal: nothing is wrapped or cropped
+_ENDLESS = 100_000  # columns of what is not a terminal: nothing is cropped
+_WIDTH = 120  # columns that prose and tables have there, where their words allow it
+_NARROWEST = 40  # a column of prose has at least so many
 
 
 class OutputClosedError(Exception):
@@ -71,16 +74,26 @@ def _plain(value: Any) -> Any:
 def print_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, notes: str = ""
 ) -> None:
-    """A titled table on stdout. Columns whose name ends in "|" are aligned right; empty ones are left out."""
+    """A titled table on stdout. Columns whose name ends in "|" are aligned right, those in "~" hold prose, which is
+    folded at words where the table would be too wide; empty ones are left out.
+    """
     console = stdout()
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     shown = [index for index in range(len(columns)) if any(row[index] for row in rows)]
+    widths = {index: _widest([columns[index].rstrip("|~"), *(row[index] for row in rows)]) for index in shown}
+    prose = [index for index in shown if columns[index].endswith("~")]
+    for_prose = _WIDTH - len(shown) - sum(width for index, width in widths.items() if index not in prose)
+    fold = max(_NARROWEST, for_prose // max(1, len(prose)))
     for index in shown:
         name = columns[index]
         justify: Any = "right" if name.endswith("|") else "left"
-        table.add_column(Text(name.rstrip("|")), justify=justify, overflow="fold")
+        table.add_column(Text(name.rstrip("|~")), justify=justify, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(row[index]) for index in shown))
+        cells = (
+            wrapped(row[index], fold) if index in prose and not console.is_terminal else row[index]
+            for index in shown
+        )
+        table.add_row(*map(Text, cells))
     console.print(Text(title, style="bold"))
     if shown and console.is_terminal:
         console.print(table)
@@ -89,8 +102,31 @@ def print_table(
             console.print(table)
         console.print("\n".join(line.rstrip() for line in rendered.get().splitlines()))
     if notes:
-        console.print(notes)
+        print_prose(notes)
     console.print()
+
+
+def print_prose(text: str) -> None:
+    """Sentences on stdout; long ones continue below, indented, also off a terminal."""
+    console = stdout()
+    console.print(text if console.is_terminal else wrapped(text, _WIDTH))
+
+
+def wrapped(text: str, width: int) -> str:
+    """Each line folded at words; what has no spaces (a path) stays in one piece."""
+    return "\n".join(
+        textwrap.fill(
+            line, width, subsequent_indent=" " * (len(line) - len(line.lstrip())) + "  ",
+            break_long_words=False, break_on_hyphens=False, drop_whitespace=True,
+        )
+        if len(line) > width
+        else line
+        for line in text.splitlines()
+    )  # fmt: skip
+
+
+def _widest(cells: Sequence[str]) -> int:
+    return max(len(line) for cell in cells for line in (cell.splitlines() or [""]))
 
 
 def print_remote(line: str) -> None:

@@ -96,7 +96,7 @@ def resolved(
     return tuple(
         b
         if isinstance(b, Budget)
-        else Budget(b.metric, float(f"{np.quantile(column[b.metric], b.share):.3g}"))
+        else Budget(b.metric, float(f"{np.quantile(column[b.metric], b.share):.3g}"), b.share)
         for b in budgets
     )
 
@@ -122,7 +122,8 @@ def within_the_part(costs: Costs, limits: tuple[Budget, ...]) -> tuple[Budget, .
         for plain, most in one.footprint.limits.items():
             metric = costs.project.metric(one.target, plain)
             bounds[metric] = min(most, bounds.get(metric, most))
-    return tuple(Budget(metric, bound) for metric, bound in bounds.items())
+    shares = {(b.metric, b.bound): b.share for b in limits}
+    return tuple(Budget(metric, bound, shares.get((metric, bound))) for metric, bound in bounds.items())
 
 
 def explain_margin(error: InfeasibleError, narrow: Iterable[Budget], margins: Mapping[str, float]) -> None:

@@ -27,6 +27,7 @@ from toolchain.spaces.load import space_class
 from toolchain.workflow.config import PROJECT_FILE, Config, TargetSection, load_config
 from toolchain.workflow.data import Dataset, load_dataset
 
+INFEASIBLE = "infeasible"  # the record that a search leaves when no network keeps the budgets
 # What a stage's result depends on, by name: "budgets" -> a fingerprint. The names say what changed, when it does.
 Depends = Mapping[str, str]
 # (stage, done, total, note): how far a stage is. The workflow reports, the command line shows.
@@ -174,6 +175,12 @@ class Project:
         """
         stored = self.latest("search")
         if stored is None:
+            refused = self.latest(INFEASIBLE)
+            if refused is not None:
+                raise ConfigurationError(
+                    f"the last search found no network: {refused['message']}",
+                    remedy=f"{refused['remedy']}; then run `boardfit search`",
+                )
             raise ConfigurationError("no search has finished", remedy="run `boardfit search`")
         if stored["settings"] != self.settings:
             raise ConfigurationError(

@@ -18,7 +18,7 @@ from toolchain.workflow.budgets import asked_budgets, explain_margin, margins_of
 from toolchain.workflow.costs import Costs, TargetCosts, evidence_text
 from toolchain.workflow.methods import baseline, connas, connas_config
 from toolchain.workflow.models import structural_graph
-from toolchain.workflow.project import Progress, Project, fingerprint, silent
+from toolchain.workflow.project import INFEASIBLE, Progress, Project, fingerprint, silent
 
 STAGE = "search"
 BASELINES = ("evolution", "random")
@@ -153,7 +153,9 @@ def search(
         # An earlier winner does not keep these budgets: nobody shall go on with it.
         project.drop_record(STAGE)
         explain_margin(error, narrow, margins)
+        project.write_record(INFEASIBLE, inputs, {"message": error.message, "remedy": error.remedy})
         raise
+    project.drop_record(INFEASIBLE)
     outcome = SearchOutcome(
         architecture=result.architecture,
         text=project.space.encode(result.architecture),
@@ -264,7 +266,7 @@ def _from_record(project: Project, stored: Mapping[str, Any]) -> SearchOutcome:
         predicted=stored["predicted"],
         exact=stored["exact"],
         evidence=stored["evidence"],
-        budgets=tuple(Budget(b["metric"], b["bound"]) for b in stored["budgets"]),
+        budgets=tuple(Budget(**b) for b in stored["budgets"]),
         targets=tuple(TargetPrices(**one) for one in stored["targets"]),
         method=stored["method"],
         seed=stored["seed"],

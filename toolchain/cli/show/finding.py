@@ -13,6 +13,7 @@ from toolchain.units import format_value
 
 if TYPE_CHECKING:
     from toolchain.errors import InfeasibleError
+    from toolchain.units import Budget
     from toolchain.workflow.binas import Selection
     from toolchain.workflow.search import SearchOutcome, TargetPrices
 
@@ -31,17 +32,17 @@ def search(outcome: SearchOutcome, as_json: bool) -> None:
         ("block", "choice", "in", "out", "params|", "MACs|"),
         blocks,
     )
-    limits = {b.metric: b.bound for b in outcome.budgets}
+    limits = {b.metric: b for b in outcome.budgets}
     rows = []
     for metric, value in sorted(outcome.predicted.items(), key=rank):
-        bound = limits.get(metric)
+        budget = limits.get(metric)
         checked = outcome.exact.get(metric)
         rows.append(
             (
                 metric,
-                "-" if bound is None else format_value(metric, bound),
+                "-" if budget is None else format_value(metric, budget.bound) + _share(budget),
                 format_value(metric, value),
-                "-" if bound is None else f"{100 * (1 - value / bound):+.1f} %",
+                "-" if budget is None else f"{100 * (1 - value / budget.bound):+.1f} %",
                 "-" if checked is None else format_value(metric, checked),
                 outcome.evidence.get(metric, ""),
             )
@@ -68,6 +69,11 @@ def search(outcome: SearchOutcome, as_json: bool) -> None:
         out.print(f"  also within budgets: {text} ({100 * score:.1f} %)")
     if outcome.method == "connas" and outcome.alternatives:
         out.print("  (the choice is by validation loss, not by this accuracy)")
+
+
+def _share(budget: Budget) -> str:
+    """As it was asked for, where that was relative to the space."""
+    return "" if budget.share is None else f" ({100 * budget.share:g} %)"
 
 
 def _selection(found: Selection, budgeted: Sequence[str]) -> None:
@@ -108,7 +114,7 @@ def _selection(found: Selection, budgeted: Sequence[str]) -> None:
         metrics = [m for m in found.alternatives[0].costs if m in budgeted]
         print_table(
             "Next best within the budgets by the model",
-            ("predicted|", "shared weights|", *(f"{metric}|" for metric in metrics), "network"),
+            ("predicted|", "shared weights|", *(f"{metric}|" for metric in metrics), "network~"),
             [
                 (
                     f"{100 * a.accuracy:.2f} %",

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from toolchain.cli.console import print_json, print_table, stdout
+from toolchain.cli.console import print_json, print_prose, print_table, stdout
 from toolchain.cli.show.words import count, note, stack_note
 from toolchain.units import format_value
 
@@ -39,14 +39,19 @@ def profile(outcome: ProfileOutcome, as_json: bool) -> None:
             for kind, error in found.kinds.items():
                 out.print(f"  {kind_text(kind, error)}")
         if found.slow:
-            out.print(
+            print_prose(
                 f"{count(found.slow, 'operator')} measured while the machine was slow, and corrected by the anchor; "
                 "`boardfit profile --retry` measures again"
+            )
+        if report.unstable:
+            print_prose(
+                f"unstable: {count(report.unstable, 'operator')} whose repeated times spread too far; they "
+                "count as they are, `boardfit profile --retry` measures them again when the machine is quieter"
             )
         for signature, reason in found.failures:
             out.print(f"  failed: {signature}: {reason}")
         if found.calibration is not None:
-            out.print(calibration_text(found.calibration))
+            print_prose(calibration_text(found.calibration))
         note(found.note)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from toolchain.cli.console import stdout
+from toolchain.cli.console import print_prose, stdout
 from toolchain.units import BUDGET_METRICS, plain_metric
 
 if TYPE_CHECKING:
@@ -30,12 +30,11 @@ def shape(shape: Sequence[int]) -> str:
 def note(text: str) -> None:
     """What every figure above must be read with."""
     if text:
-        stdout().print(f"note: {text}")
+        print_prose(f"note: {text}")
 
 
 def stack_note(stack: Stack) -> None:
-    fields = ", ".join(f"{key} {value}" for key, value in stack.fields if key != "protocol")
-    stdout().print(f"stack {stack.fingerprint}: {fields}")
+    stdout().print(f"stack {stack.fingerprint} ({stack.label}): its {len(stack.fields)} fields are in --json")
 
 
 def again(why: str, reused: bool, what: str) -> str:
