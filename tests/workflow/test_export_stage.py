@@ -95,7 +95,7 @@ def test_force_trains_again_to_the_same_files(finished: Path) -> None:
             epochs.append(done)
 
     assert not export(project, force=True, progress=progress).reused
-    assert epochs == list(range(1, 13))  # from the start, not from the checkpoint of the finished training
+    assert epochs == list(range(13))  # from the start, not from the checkpoint of the finished training
     assert {name: (project.model_folder / name).read_bytes() for name in MODELS} == before
 
 
