@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from profilers.lut import Lut
+from targets import session
 from tests.workflow.projects import edit, make_project
 from toolchain.errors import ConfigurationError
 from toolchain.graph.memory import plan_greedy
@@ -209,6 +210,21 @@ def test_a_broken_budget_is_said(finished: Path) -> None:
     report = gathered(finished)
     assert report.status == "broken"
     assert report.headline.startswith("ram_bytes broken on cpu-litert; ")
+
+
+def test_no_device_is_opened(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Linux board can only be described by asking it."""
+
+    def refuse(url: str, **how: object) -> None:
+        raise AssertionError(f"{url} is opened")
+
+    monkeypatch.setattr(session, "open_target", refuse)
+    edit(finished, 'url = "cpu:litert"', 'url = "ssh://pi@raspberry.invalid"')
+    report = gathered(finished)
+    why = next(m.why for m in report.missing if m.what == "prices of networks beside the winner")
+    assert why == "what raspberry.invalid is today can only be told by opening it, which a report does not"
+    assert report.choices is not None
+    assert report.choices.reasons == ()
 
 
 def test_rounds_are_shown_as_they_are_recorded(finished: Path) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from targets.registry import module_of
+from targets.session import HERE, device_of
 from toolchain.errors import BoardfitError, InfeasibleError
 from toolchain.report.document import (
     Choices,
@@ -29,7 +31,8 @@ from toolchain.search.feasibility import require_feasible
 from toolchain.search.protocols import HistoryRow
 from toolchain.search.trace import epochs_of
 from toolchain.units import Budget
-from toolchain.workflow.binas import METHOD, PLOTS, selection_from_record
+from toolchain.workflow.binas import METHOD, PLOTS
+from toolchain.workflow.binas_selection import selection_from_record
 from toolchain.workflow.budgets import margins_of, project_budgets, resolved, tightened, within_the_part
 from toolchain.workflow.costs import Costs, evidence_text, open_costs
 from toolchain.workflow.project import Project
@@ -38,7 +41,19 @@ SHOWN = 300  # networks
 
 
 def open_prices(project: Project, missing: list[Missing]) -> Costs | None:
-    """The cost model of today's table; None, with the reason, where there is none."""
+    """The cost model of today's table; None, with the reason, where there is none, or where a device had to be opened
+    to say what it is.
+    """
+    away = [target.name for target in project.config.target if not _told_here(target.url)]
+    if away:
+        missing.append(
+            Missing(
+                "prices of networks beside the winner",
+                f"what {', '.join(away)} is today can only be told by opening it, which a report does not",
+                "`boardfit search` prices them",
+            )
+        )
+        return None
     try:
         return open_costs(project, [b.metric for b in project_budgets(project)])
     except BoardfitError as error:
@@ -50,6 +65,11 @@ def open_prices(project: Project, missing: list[Missing]) -> Costs | None:
             )
         )
         return None
+
+
+def _told_here(url: str) -> bool:
+    """Whether a target is described without opening another machine or board."""
+    return hasattr(module_of(url.partition(":")[0]), "describe") or device_of(url) == HERE
 
 
 def course_of(
