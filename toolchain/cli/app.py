@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from toolchain.cli import board_commands, lut_commands, report_commands, show
+from toolchain.cli import board_commands, complete, lut_commands, report_commands, show
 from toolchain.cli.console import print_remote, stdout
 from toolchain.cli.progress import ProgressDisplay
 from toolchain.errors import ConfigurationError, InfeasibleError, UsageError
@@ -40,6 +40,7 @@ Budgets = Annotated[
     typer.Option(
         "--budget",
         "-b",
+        autocompletion=complete.budgets,
         help='Replace a budget, e.g. --budget latency="2 ms"; of one of several targets --budget pi:latency="2 ms". '
         "May be repeated.",
     ),
@@ -50,6 +51,7 @@ TargetUrl = Annotated[
     typer.Option(
         "--target",
         "-t",
+        autocompletion=complete.targets,
         help="Name or URL of one of the project's targets; of its only one any URL (boardfit boards).",
         show_default="the project file's",
     ),
@@ -84,7 +86,11 @@ def init(
     target: Annotated[
         str,
         typer.Option(
-            "--target", "-t", help="What the project is for (boardfit boards).", show_default="cpu:litert"
+            "--target",
+            "-t",
+            autocompletion=complete.targets,
+            help="What the project is for (boardfit boards).",
+            show_default="cpu:litert",
         ),
     ] = "",
 ) -> None:
@@ -141,7 +147,11 @@ def search(
     target: TargetUrl = "",
     budget: Budgets = None,
     method: Annotated[
-        str, typer.Option(help="connas, binas, evolution or random; default: the project file's.")
+        str,
+        typer.Option(
+            autocompletion=complete.methods,
+            help="connas, binas, evolution or random; default: the project file's.",
+        ),
     ] = "",
     strict: Strict = False,
     force: Force = False,
@@ -271,7 +281,8 @@ app.command()(report_commands.compare)
 def bench(
     model: Annotated[Path, typer.Argument(help="A .tflite file, float or int8.")],
     target: Annotated[
-        str, typer.Option("--target", "-t", help="Target URL (boardfit boards).")
+        str,
+        typer.Option("--target", "-t", autocompletion=complete.targets, help="Target URL (boardfit boards)."),
     ] = "cpu:litert",
     wait: Wait = False,
     as_json: Json = False,
@@ -306,7 +317,11 @@ def calibrate(
 def doctor(
     project: Folder = Path("."),
     target: Annotated[
-        str | None, typer.Option(help="Look at this target instead, e.g. ssh://pi@raspberrypi.local.")
+        str | None,
+        typer.Option(
+            autocompletion=complete.targets,
+            help="Look at this target instead, e.g. ssh://pi@raspberrypi.local.",
+        ),
     ] = None,
     install: Annotated[
         bool, typer.Option("--install", help="Give a Linux board the engine that it lacks.")

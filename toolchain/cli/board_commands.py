@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from toolchain.cli import show
+from toolchain.cli import complete, show
 from toolchain.cli.progress import ProgressDisplay
 from toolchain.errors import ConfigurationError, UsageError
 
@@ -27,7 +27,10 @@ def boards(as_json: Json = False) -> None:
 
 def flash(
     board: Annotated[
-        str, typer.Option("--board", help="The board, e.g. nucleo-l4r5zi (boardfit boards).")
+        str,
+        typer.Option(
+            "--board", autocompletion=complete.boards, help="The board, e.g. nucleo-l4r5zi (boardfit boards)."
+        ),
     ] = "",
     target: Annotated[
         str,
