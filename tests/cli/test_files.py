@@ -80,6 +80,14 @@ def test_every_field_of_every_file(boardfit: Command, tmp_path: Path) -> None:
         compare(name, json.loads((results / name).read_text()), fields(f"results/{name}") | common)
     compare("model.json", json.loads((results / "model" / "model.json").read_text()), fields("model.json"))
 
+    refused = boardfit("search", "-C", folder, "--budget", "flash=1 kB", "--json").document
+    compare(
+        "infeasible.json",
+        json.loads((results / "infeasible.json").read_text()),
+        {"message", "remedy"} | common,
+    )
+    boardfit("search", "-C", folder)  # the network is there again, for the documents of the other stages
+
     table, model = folder / "lut.sqlite", results / "model" / "model_int8.tflite"
     documents = [
         ran,
@@ -88,7 +96,7 @@ def test_every_field_of_every_file(boardfit: Command, tmp_path: Path) -> None:
             for stage in ("profile", "search", "export", "deploy")
         ),
         boardfit("run", "-C", folder, "--dry-run", "--json").document,
-        boardfit("search", "-C", folder, "--budget", "flash=1 kB", "--json").document,
+        refused,
         boardfit("boards", "--json").document,
         boardfit("doctor", "-C", folder, "--json").document,
         boardfit("bench", model, "--json").document,
