@@ -208,3 +208,16 @@ def test_the_example_end_to_end(tmp_path: Path) -> None:
     kept = {row.metric: row.ok for row in outcome.deploy.rows}
     assert kept["flash_bytes"]
     assert kept["ram_bytes"]
+
+
+def test_every_network_that_was_scored_is_recorded(searched: Path) -> None:
+    """The random ones that judge the estimator, the winner and the next best; for the front of the report."""
+    project = open_project(searched)
+    search(project)
+    record = project.latest("search")
+    assert record is not None
+    rows = {row["text"]: row for row in record["evaluated"]}
+    assert record["text"] in rows
+    assert len(rows) == len(record["evaluated"]) == project.space.count()  # six networks: all were looked at
+    assert rows[record["text"]]["score"] == record["score"]
+    assert any(row["on_front"] for row in rows.values())

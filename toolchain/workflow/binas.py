@@ -9,11 +9,10 @@ from __future__ import annotations
 import csv
 import importlib.util
 import io
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -32,14 +31,7 @@ from toolchain.report.plots import (
 )
 from toolchain.search.estimators import (
     AdditiveEstimator,
-    Encoding,
-    choice_contributions,
-    fit_ridge,
-    rank_quality,
-    stage_contributions,
 )
-from toolchain.search.estimators.paths import sample_paths
-from toolchain.search.evaluators import SupernetEvaluator, recalibration_batches, train_supernet
 from toolchain.search.exact import (
     ArcFlow,
     Solution,
@@ -52,122 +44,29 @@ from toolchain.search.exact import (
     what_if,
 )
 from toolchain.search.feasibility import price_one
-from toolchain.search.protocols import Architecture, Floats, Sampler, SearchResult
+from toolchain.search.protocols import Architecture, Floats, SearchResult
 from toolchain.search.selection import choose
-from toolchain.spaces import Mobilenet, stages_of
-from toolchain.supernet import Supernet
-from toolchain.supernet.fairness import train_fair
 from toolchain.units import Budget, format_value
+from toolchain.workflow.binas_selection import Alternative, Selection, Worth
+from toolchain.workflow.binas_supernet import (
+    METHOD,
+    contributions_of,
+    evaluator_of,
+    ranking_of,
+    trained_supernet,
+)
 from toolchain.workflow.costs import Costs, evidence_text
-from toolchain.workflow.project import Progress, Project, fingerprint
+from toolchain.workflow.project import Progress, Project
 
-METHOD: Final = "binas"
 CERTIFICATE: Final = "certificate.json"
 PLOTS: Final = "plots"
-SUPERNET_EPOCHS, SUPERNET_BATCH, SUPERNET_RATE = 40, 32, 0.05
-RANKING_SEED: Final = 0x4A4D
 EXACT_FRONT: Final = 3000  # arcs up to which the front is complete to the last point
 SWEEP: Final = 60  # bounds at which the front under all budgets is drawn
-FITTED_SAMPLES: Final = 64_000  # a fit takes memory as the square of its rows, 16 samples each
 PROOF_LABELS: Final = 200_000  # partial paths that the checker walks, about a second
 ALTERNATIVES: Final = 5
 CHECKED: Final = 40  # best architectures of the model that are tried before its budgets are tightened
 ROUNDS: Final = 8
 MORE: Final = 0.10  # "what would 10 % more of a budget buy"
-
-
-@dataclass(frozen=True, slots=True)
-class Alternative:
-    """Another network of the space.
-
-    Attributes:
-        text: as people read it.
-        accuracy: predicted from contributions, 0 to 1.
-        measured: accuracy with shared weights, 0 to 1; None where it was not measured.
-        costs: metric -> value by the table.
-        refused: what the exact check found, where it refused this network; "" for one that was not checked.
-    """
-
-    text: str
-    accuracy: float
-    measured: float | None
-    costs: Mapping[str, float]
-    refused: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Worth:
-    """What more of one budget buys.
-
-    Attributes:
-        metric: of the budget. bound: it, as searched under.
-        price: shadow price, accuracy (0 to 1) per unit of the metric: the slope of the Lagrangian bound at this budget.
-        more: bound of the trial, `MORE` above. gain: accuracy that the exact optimum under it adds.
-    """
-
-    metric: str
-    bound: float
-    price: float
-    more: float
-    gain: float
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """What exact selection says beside the chosen network. Accuracies are 0 to 1, with the supernet's shared weights.
-
-    Attributes:
-        predicted_accuracy: of the chosen network, and its standard error `predicted_error`, the contributions taken
-            as independent; 0 for a fit. base: mean accuracy that they add to.
-        optimum, bound: predicted accuracy of the best network within the budgets, and what none of them exceeds.
-        proved: bound and optimum are equal; `how` it was proved by the checker: "bound", "search" or "open".
-        milliseconds: of the solve. arcs: size of the model.
-        worth: per budget, what more of it buys.
-        alternatives: next best networks within the budgets. refused: better ones that the exact check refused.
-        front_metric, front_size: the Pareto front of accuracy against this cost, all others free.
-        kendall, spearman, ranked: agreement of predicted and measured accuracy on so many random networks.
-        contribution_samples: validation samples spent on contributions.
-        effects: (design choice, mean contribution, standard error), the largest first.
-        plots: files that were drawn. note: why none were.
-    """
-
-    predicted_accuracy: float
-    predicted_error: float
-    base: float
-    optimum: float
-    bound: float
-    proved: bool
-    how: str
-    milliseconds: float
-    arcs: int
-    worth: tuple[Worth, ...]
-    alternatives: tuple[Alternative, ...]
-    refused: tuple[Alternative, ...]
-    front_metric: str
-    front_size: int
-    kendall: float
-    spearman: float
-    ranked: int
-    contribution_samples: int
-    effects: tuple[tuple[str, float, float], ...]
-    plots: tuple[str, ...] = ()
-    note: str = ""
-
-    @property
-    def gap(self) -> float:
-        """How much better than the optimum found a network within the budgets might be; 0 when proved."""
-        return self.bound - self.optimum
-
-
-def selection_from_record(stored: Mapping[str, Any]) -> Selection:
-    """The selection that a record describes."""
-    values = dict(stored)
-    values["worth"] = tuple(Worth(**w) for w in stored["worth"])
-    for key in ("alternatives", "refused"):
-        values[key] = tuple(Alternative(**a) for a in stored[key])
-    values["effects"] = tuple((what, value, error) for what, value, error in stored["effects"])
-    values["plots"] = tuple(stored["plots"])
-    return Selection(**values)
 
 
 def binas_search(
@@ -192,8 +91,8 @@ def binas_search(
     # Whether any network keeps the budgets is known before anything is trained.
     solve(from_chain(costs.chain, lambda position, arc: 0.0, metrics), limits)
     torch.set_num_threads(project.config.project.threads)
-    supernet, trained = _supernet(project, progress, force)
-    contributions = _contributions(project, supernet, trained, progress, force)
+    supernet, trained = trained_supernet(project, progress, force)
+    contributions = contributions_of(project, supernet, trained, progress, force)
     estimator = contributions.estimator
     model = from_chain(
         costs.chain,
@@ -213,12 +112,13 @@ def binas_search(
         if s.architecture not in passed_over
     ][:ALTERNATIVES]  # fmt: skip
 
-    evaluator = _evaluator(project, supernet)
+    looked_at = [picked.architecture, *(s.architecture for s in others)]
+    evaluator = evaluator_of(project, supernet)
     scores = []
-    for number, architecture in enumerate([picked.architecture, *(s.architecture for s in others)]):
+    for number, architecture in enumerate(looked_at):
         scores.append(evaluator([architecture])[0])
         progress("evaluate", number + 1, 1 + len(others), f"shared weights: {100 * scores[-1].score:.1f} %")
-    ranking = _ranking(project, evaluator, estimator, trained, progress, force)
+    ranking, ranked = ranking_of(project, evaluator, estimator, trained, progress, force)
     measured = contributions.measured
     found = effects(project.space.choices, measured.values, measured.errors)
     front = _front(project, model, limits, costs)
@@ -250,6 +150,7 @@ def binas_search(
     )
     selection = _drawn(project, costs, limits, picked.architecture, selection, front, ranking, panels(found))
     progress("plots", 1, 1, f"{len(selection.plots)} files")
+    evaluated = ranked | {a: found.score for a, found in zip(looked_at, scores, strict=True)}
     result = SearchResult(
         architecture=picked.architecture,
         score=scores[0].score,
@@ -260,136 +161,9 @@ def binas_search(
         evaluations=len(ranking.predicted) + len(scores),
         repaired=picked.repaired,
         alternatives=tuple((s.architecture, e.score) for s, e in zip(others, scores[1:], strict=True)),
+        evaluated=tuple(evaluated.items()),
     )
     return result, selection
-
-
-@dataclass(frozen=True, eq=False)
-class _Contributions:
-    """What predicts accuracies; contributions with standard errors, the mean accuracy, and samples behind them."""
-
-    estimator: AdditiveEstimator
-    measured: AdditiveEstimator
-    mean: float
-    samples: int
-
-
-def _supernet(project: Project, progress: Progress, force: bool) -> tuple[Supernet, str]:
-    """The trained supernet, and the fingerprint of everything that it depends on."""
-    config, data = project.config, project.data
-    settings = config.search
-    schedule = {
-        "epochs": settings.epochs or SUPERNET_EPOCHS,
-        "batch_size": settings.batch_size or SUPERNET_BATCH,
-        "learning_rate": settings.learning_rate or SUPERNET_RATE,
-    }
-    seed = config.project.seed
-    trained = fingerprint(
-        schedule, settings.sampling, seed, config.project.threads, data.fingerprint, project.space_fingerprint
-    )
-    path = project.checkpoint(f"{METHOD}-supernet-{trained}.safetensors")
-    if force:
-        path.unlink(missing_ok=True)
-    torch.manual_seed(seed)
-    supernet = Supernet(project.space)
-    common: dict[str, Any] = {
-        **schedule,
-        "seed": seed,
-        "progress": lambda done, total, note: progress("supernet", done, total, note),
-        "checkpoint": path,
-        "resume": True,
-    }
-    if settings.sampling == "fair":
-        train_fair(supernet, data.x["train"], data.y["train"], **common)
-    else:
-        train_supernet(supernet, data.x["train"], data.y["train"], sample=_sampler(project), **common)
-    return supernet, trained
-
-
-def _sampler(project: Project) -> Sampler:
-    """How sub-networks are drawn, for training and for contributions: depths uniform where the space has depths."""
-    space = project.space
-    return space.sample_by_depth if isinstance(space, Mobilenet) else space.sample
-
-
-def _contributions(
-    project: Project, supernet: Supernet, trained: str, progress: Progress, force: bool
-) -> _Contributions:
-    """Contributions of all candidates within the sample budget; a larger budget goes on from a smaller one."""
-    path = project.checkpoint(f"{METHOD}-contributions-{trained}.npz")
-    if force:
-        path.unlink(missing_ok=True)
-    data, space = project.data, project.space
-    paths = sample_paths(
-        supernet,
-        data.x["val"],
-        data.y["val"],
-        samplers=[_sampler(project)],
-        samples=project.config.search.contribution_samples,
-        companions=data.x["train"],
-        seed=project.config.project.seed,
-        checkpoint=path,
-        resume=True,
-        progress=lambda done, total, note: progress("contributions", done, total, note),
-    )
-    mean = float(paths.right.sum() / paths.samples)
-    stages = stages_of(space)
-    sizes = tuple(len(choice.candidates) for choice in space.choices)
-    measured = (
-        stage_contributions(paths, stages).estimator() if stages else choice_contributions(paths, sizes)
-    )
-    estimator = measured
-    if project.config.search.estimator == "fitted":
-        part = paths.first(FITTED_SAMPLES)
-        fitted = fit_ridge(part.architectures, part.right / part.total, Encoding(sizes, stages), "linear")
-        estimator = fitted.additive()
-    return _Contributions(estimator, measured, mean, paths.samples)
-
-
-def _evaluator(project: Project, supernet: Supernet) -> SupernetEvaluator:
-    data = project.data
-    batches = recalibration_batches(data.x["train"], torch.device("cpu"))
-    return SupernetEvaluator(supernet, data.x["val"], data.y["val"], batches)
-
-
-def _ranking(
-    project: Project,
-    evaluator: SupernetEvaluator,
-    estimator: AdditiveEstimator,
-    trained: str,
-    progress: Progress,
-    force: bool,
-) -> RankingPicture:
-    """Random networks, predicted and measured one by one; measured ones are kept for the next search."""
-    path = project.checkpoint(f"{METHOD}-ranking-{trained}.json")
-    known: dict[str, list[float]] = {}
-    if not force:
-        try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            known = {}  # none yet, or damaged: measured again
-    rng = np.random.default_rng([RANKING_SEED, project.config.project.seed])
-    sampler = _sampler(project)
-    count = project.config.search.ranking_networks
-    drawn = list(dict.fromkeys(sampler(rng) for _ in range(count)))
-    texts = [project.space.encode(a) for a in drawn]
-    for number, (text, architecture) in enumerate(zip(texts, drawn, strict=True)):
-        if text not in known:
-            found = evaluator([architecture])[0]
-            known[text] = [found.score, found.uncertainty]
-            progress("ranking", number + 1, len(drawn), "random networks measured")
-    write_json(path, known)
-    measured = np.array([known[text] for text in texts]).reshape(len(texts), 2)
-    predicted = estimator.predict(drawn)
-    quality = rank_quality(predicted, measured[:, 0]) if len(drawn) > 1 else None
-    return RankingPicture(
-        predicted,
-        measured[:, 0],
-        measured[:, 1],
-        quality.kendall if quality else math.nan,
-        quality.spearman if quality else math.nan,
-        len(project.data.y["val"]),
-    )
 
 
 @dataclass(frozen=True, eq=False)

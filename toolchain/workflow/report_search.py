@@ -31,8 +31,9 @@ from toolchain.search.feasibility import require_feasible
 from toolchain.search.protocols import HistoryRow
 from toolchain.search.trace import epochs_of
 from toolchain.units import Budget
-from toolchain.workflow.binas import METHOD, PLOTS
+from toolchain.workflow.binas import PLOTS
 from toolchain.workflow.binas_selection import selection_from_record
+from toolchain.workflow.binas_supernet import METHOD
 from toolchain.workflow.budgets import margins_of, project_budgets, resolved, tightened, within_the_part
 from toolchain.workflow.costs import Costs, evidence_text, open_costs
 from toolchain.workflow.project import Project

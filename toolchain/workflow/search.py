@@ -13,7 +13,8 @@ from toolchain.export.native.plan import DIRECT
 from toolchain.search.protocols import SearchResult
 from toolchain.spaces import Architecture, Row
 from toolchain.units import Budget, QuantileBudget
-from toolchain.workflow.binas import Selection, binas_search, selection_from_record
+from toolchain.workflow.binas import binas_search
+from toolchain.workflow.binas_selection import Selection, selection_from_record
 from toolchain.workflow.budgets import asked_budgets, explain_margin, margins_of, priced, tightened
 from toolchain.workflow.costs import Costs, TargetCosts, evidence_text
 from toolchain.workflow.methods import baseline, connas, connas_config

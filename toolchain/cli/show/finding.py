@@ -14,7 +14,7 @@ from toolchain.units import format_value
 if TYPE_CHECKING:
     from toolchain.errors import InfeasibleError
     from toolchain.units import Budget
-    from toolchain.workflow.binas import Selection
+    from toolchain.workflow.binas_selection import Selection
     from toolchain.workflow.search import SearchOutcome, TargetPrices
 
 
