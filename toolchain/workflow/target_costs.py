@@ -167,8 +167,9 @@ def open_target_costs(
             values = {op: every[op] for op in (*chain.operators, *others) if op in every}
             missing = [op for op in chain.operators if op not in every]
             if missing and needed and strict:
+                every_one = len(chain.operators) + len(others)
                 raise LutError(
-                    f"{metric} on {target.name}: {len(missing)} of {len(chain.operators)} operators of this space have "
+                    f"{metric} on {target.name}: {every_one - len(values)} of {every_one} operators of this space have "
                     "no row, and predictions are refused",
                     remedy="run `boardfit profile` without --share, or search without --strict",
                 )
