@@ -135,15 +135,16 @@ def refused(line: str) -> str:
     command: Any = typer.main.get_command(app)
     while words and words[0] in getattr(command, "commands", {}):
         command = command.commands[words.pop(0)]
+    # Options with a callback (--version, --install-completion) act while they are read: their name is enough.
+    acting = {name for parameter in command.params if parameter.callback for name in parameter.opts}
+    if set(words) & acting:
+        return ""
     try:
         with command.make_context("boardfit", words):
             return "" if not hasattr(command, "commands") else "a group, or an unknown command"
-    except typer.Exit:
-        return ""  # --version and the like
     except Exception as error:  # typer may carry its own copy of click, so its classes are not named here
-        mentioned = (
-            not words and type(error).__name__ == "MissingParameter"
-        )  # by its name alone, in a sentence
+        # A command by its name alone, in a sentence, need not have its arguments.
+        mentioned = not words and type(error).__name__ == "MissingParameter"
         return "" if mentioned else f"{type(error).__name__}: {error}"
 
 
