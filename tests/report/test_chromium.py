@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.report.reports import target, whole
-from toolchain.report.document import Report
+from toolchain.report.document import Network, Report
 from toolchain.report.page import page
 from tools.chromium import Chromium, find
 
@@ -31,14 +31,31 @@ def browser() -> Iterator[Chromium]:
 
 
 def crowded() -> Report:
-    """Two targets, a long name, a hostile one, and long signatures."""
+    """Two targets with budgets of their own, a long name, a hostile one, and long signatures."""
     report = whole()
+    costs = tuple(
+        replace(cost, metric=f"{name}:{cost.metric}")
+        for name in ("pi", "nucleo-l4r5zi")
+        for cost in report.costs[:2]
+    )
+    assert report.course is not None
+    assert report.rounds is not None
+
+    def both(network: Network) -> Network:
+        found = {c.metric: c.measured for c in costs if c.measured is not None}
+        return replace(network, predicted=found, measured=found if network.measured else {})
+
+    course = replace(report.course, networks=tuple(map(both, report.course.networks)))
+    rounds = tuple(replace(one, networks=tuple(map(both, one.networks))) for one in report.rounds.rounds)
     first = target("pi:with-a-long-name")
     steps = tuple(replace(s, signature=f"{s.signature} {LONG}") for s in first.steps)
     return replace(
         report,
         project=replace(report.project, name=f"{HOSTILE} {LONG}"),
         network=LONG,
+        costs=costs,
+        course=course,
+        rounds=replace(report.rounds, rounds=rounds),
         targets=(replace(first, steps=steps, place=f"/{LONG}"), target()),
     )
 
@@ -74,7 +91,7 @@ def test_every_mark_is_drawn_inside_its_diagram(browser: Chromium, files: dict[s
              return [svg.getAttribute("aria-label"), Number(svg.dataset.marks), inside.length, box.width];
            })"""
     )
-    assert len(found) == 10  # memory and samples of two targets, six others
+    assert len(found) == 14  # four fronts, memory and samples of two targets, course, four of rounds, effects
     for label, promised, drawn, width in found:
         assert promised == drawn > 0, label
         assert width > 300, label
@@ -96,7 +113,7 @@ def test_labels_do_not_overlap(browser: Chromium, files: dict[str, str]) -> None
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_cells_do_not_overlap(browser: Chromium, files: dict[str, str], width: int) -> None:
-    browser.open(files["whole"], width=width)
+    browser.open(files["crowded"], width=width)
     browser.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
     pairs = browser.evaluate(
         """[...document.querySelectorAll("tr")].flatMap(row => {

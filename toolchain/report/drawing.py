@@ -33,6 +33,7 @@ _VARIABLES: Final[Mapping[str, str]] = {
     GREY: "--grey",
 }
 _SVG, _LINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+_PLACES: Final = {"d", "x", "y", "transform"}  # attributes in which hundredths of a pixel are enough
 _MARKS: Final = (f"{{{_SVG}}}use", f"{{{_SVG}}}path")
 
 
@@ -87,6 +88,9 @@ def svg(found: Figure, name: str, label: str, tips: Mapping[str, Sequence[str]])
     if missing:
         raise ValueError(f"{name}: no artist has the gid {sorted(missing)[0]!r}")
     _rename(root, name)
+    for element in root.iter():
+        for key in _PLACES & element.attrib.keys():
+            element.set(key, re.sub(r"(\.\d\d)\d+", r"\1", element.get(key, "")))
     for attribute in ("width", "height"):
         root.attrib.pop(attribute, None)
     root.set("role", "img")
@@ -94,8 +98,7 @@ def svg(found: Figure, name: str, label: str, tips: Mapping[str, Sequence[str]])
     root.set("class", "diagram")
     root.set("data-marks", str(sum(map(len, tips.values()))))
     text = ET.tostring(root, encoding="unicode")
-    # The page's own font; sizes stay.
-    text = re.sub(r"font:\s*([^;\"']*?)(\d+(?:\.\d+)?px)[^;\"]*(?:'[^\"]*')?", r"font-size: \2", text)
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)  # the page's own
     return re.sub(r"#[0-9a-fA-F]{6}\b", lambda m: _themed(m.group(0)), text)
 
 
