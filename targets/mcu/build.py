@@ -311,7 +311,7 @@ def _describe(board: Board, path: Path, elf: bytes, compiler: str, flags: str, f
         from elftools.elf.elffile import ELFFile
     except ImportError as error:
         raise ConfigurationError(
-            "reading firmware needs the package pyelftools", remedy="pip install boardfit[boards]"
+            "reading firmware needs the package pyelftools", remedy="pip install 'boardfit[boards]'"
         ) from error
     file = ELFFile(io.BytesIO(elf))
     image = bytearray()

@@ -18,7 +18,7 @@ from toolchain.process import run_captured
 Kind = Literal["gcc", "zig"]
 
 _REMEDY: Final = (
-    "install one: `pip install boardfit[virtual]` brings ziglang, "
+    "install one: `pip install 'boardfit[virtual]'` brings ziglang, "
     "Debian has gcc-arm-none-eabi (`make debian`)"
 )
 _TIMEOUT_S: Final = 300  # zig's first link builds its own runtime library: some seconds, once

@@ -121,7 +121,7 @@ def open_port(url: str, *, baud: int = BAUD, write_timeout_s: float = 10.0) -> S
         import serial
     except ImportError as error:
         raise ConfigurationError(
-            "talking to a board needs the package pyserial", remedy="pip install boardfit[boards]"
+            "talking to a board needs the package pyserial", remedy="pip install 'boardfit[boards]'"
         ) from error
     # pyserial's RFC 2217 has no time-out of writing: there it is TCP that gives up.
     patience = None if url.startswith("rfc2217:") else write_timeout_s
@@ -144,7 +144,7 @@ def _open_virtual(url: str) -> SerialPort:
         from targets.mcu.virtual import open_virtual
     except ImportError as error:
         raise ConfigurationError(
-            f"a virtual board needs the package {error.name}", remedy="pip install boardfit[virtual]"
+            f"a virtual board needs the package {error.name}", remedy="pip install 'boardfit[virtual]'"
         ) from error
     return SerialPort(url, open_virtual(url))
 

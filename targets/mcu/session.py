@@ -173,7 +173,8 @@ def _check(url: BoardUrl, firmware: Firmware, link: BoardLink) -> None:
         DeviceError: it is not; or its cycle counter stands still.
     """
     hello = link.board
-    flash = f"run `boardfit flash --board {url.board.name} --probe {url.port}`"
+    which = f"--board {url.board.name} --probe {url.port}" if url.port else f"--target {url.target}"
+    flash = f"run `boardfit flash {which}`"
     if hello.board != url.board.name:
         raise DeviceError(
             f"{url.port} is a {hello.board!r}, not a {url.board.name!r}",

@@ -73,7 +73,7 @@ def test_what_is_wrong_with_the_project_file(
     assert remedy in errors[0]["remedy"]
     text = boardfit("doctor", "-C", tiny)
     assert text.code == 1
-    assert f"remedy: {errors[0]['remedy']}" in text.out
+    assert f"remedy: {errors[0]['remedy']}" in " ".join(text.out.split())
     assert "1 error, " in text.out
 
 
@@ -104,8 +104,9 @@ def test_missing_packages(boardfit: Command, tiny: Path, monkeypatch: pytest.Mon
     assert "ai-edge-litert" in found["target"]["remedy"]
     assert found["data"]["status"] == "ok"
     assert "space" not in found
-    shown = boardfit("doctor", "-C", tiny).out
+    shown = " ".join(boardfit("doctor", "-C", tiny).out.split())
     assert "remedy: pip install 'boardfit[train]'" in shown  # brackets are no markup
+    assert "all missing packages at once: pip install 'boardfit[train,tflite," in shown
 
 
 def test_without_torch(process: Command, tiny: Path) -> None:
@@ -158,3 +159,20 @@ def test_a_board_that_is_not_there_is_no_ok(boardfit: Command, tmp_path: Path) -
     outcome = boardfit("doctor", "--target", "virtual:nucleo-l4r5zi", "--json")
     assert outcome.code == 0
     assert "board" not in {check["name"] for check in outcome.document["checks"]}
+
+
+def test_every_extra_with_packages_is_looked_at() -> None:
+    """But those that only bring others, those of developers, and what the command line itself needs to say anything."""
+    offered = set(metadata.metadata("boardfit").get_all("Provides-Extra") or [])
+    looked_at = {extra for _, extra, _ in doctor.PACKAGES.values()}
+    assert offered - looked_at <= {"all", "dev", "cli", "docs"}
+
+
+def test_a_port_that_belongs_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ttyACM0").write_text("")
+    (tmp_path / "ttyUSB1").write_text("")
+    monkeypatch.setattr(os, "access", lambda path, mode: "ACM" not in str(path))
+    refused, fine = doctor._ports(tmp_path)
+    assert (refused.status, fine.status) == ("error", "ok")
+    assert refused.remedy.startswith("sudo usermod -aG ")
+    assert refused.remedy.endswith("$USER, then log in again")

@@ -35,6 +35,9 @@ PACKAGES: Final[Mapping[str, tuple[str, str, str]]] = {
     "pyarrow": ("pyarrow", "parquet", "tables in Parquet"),
     "PIL": ("pillow", "images", "image folders"),
     "sklearn": ("scikit-learn", "demo", "the digits data set"),
+    "matplotlib": ("matplotlib", "plots", "the diagrams of `boardfit report`"),
+    "highspy": ("highspy", "solvers", "the second solver that checks exact selection"),
+    "paramiko": ("paramiko", "ssh", "Linux boards over SSH"),
     "serial": ("pyserial", "boards", "talking to boards"),
     "elftools": ("pyelftools", "boards", "reading the firmware that is built"),
     "stm32loader": ("stm32loader", "boards", "writing firmware through the boot loader in ROM"),
@@ -57,7 +60,9 @@ class Check:
 
 def examine(folder: Path) -> list[Check]:
     """Check this machine, and the project in `folder` if there is one. Changes nothing."""
-    return [*_python(), *_packages(), *_compilers(), *_machine(folder), *_targets(), *_project(folder)]
+    return [
+        *_python(), *_packages(), *_compilers(), *_machine(folder), *_ports(), *_targets(), *_project(folder),
+    ]  # fmt: skip
 
 
 def _python() -> Iterator[Check]:
@@ -135,18 +140,38 @@ def _machine(folder: Path) -> Iterator[Check]:
         )  # fmt: skip
 
 
+def _ports(folder: Path = Path("/dev")) -> Iterator[Check]:
+    """Serial ports that are there, but not for this user."""
+    for port in sorted(path for pattern in ("ttyACM*", "ttyUSB*") for path in folder.glob(pattern)):
+        if os.access(port, os.R_OK | os.W_OK):
+            yield Check(str(port), "ok", "may be opened")
+        else:
+            group = port.group() if hasattr(port, "group") else "dialout"
+            yield Check(
+                str(port), "error", f"may not be opened by you; it belongs to the group {group}",
+                f"sudo usermod -aG {group} $USER, then log in again",
+            )  # fmt: skip
+
+
 def _existing(path: Path) -> Path:
     """The path, or the nearest folder above it that exists."""
     return next(p for p in (path.resolve(), *path.resolve().parents) if p.exists())
 
 
 def _targets() -> Iterator[Check]:
+    """What is here; of what is not, one check for all that the same command mends. A GPU is nothing that is missing."""
+    missing: dict[str, list[str]] = {}
     for target in list_targets():
         if target.available:
             detail = ", ".join(filter(None, (target.description, target.notes)))
             yield Check(target.url, "ok", detail)
+        elif target.url.startswith("cuda:") and "no NVIDIA GPU" in target.notes:
+            yield Check(target.url, "ok", f"{target.notes}; nothing needs one")
         else:
-            yield Check(target.url, "warning", target.description, target.notes)
+            missing.setdefault(target.notes, []).append(target.url)
+    for notes, urls in missing.items():
+        what = urls[0] if len(urls) == 1 else f"{urls[0]} and {len(urls) - 1} more targets"
+        yield Check(what, "warning", "cannot be used", notes)
 
 
 def _project(folder: Path) -> Iterator[Check]:

@@ -36,6 +36,6 @@ def open_virtual(url: str) -> VirtualSerial:
         from targets.mcu.virtual.protocol_virtual import VirtualSerial, machine_of
     except ImportError as error:
         raise ConfigurationError(
-            f"a virtual board needs the package {error.name}", remedy="pip install boardfit[virtual]"
+            f"a virtual board needs the package {error.name}", remedy="pip install 'boardfit[virtual]'"
         ) from error
     return VirtualSerial(url, machine=machine_of(url), timeout=0.02)

@@ -30,7 +30,7 @@ from toolchain.errors import ConfigurationError
 ECHO = Path(__file__).parent / "programs" / "echo.c"
 ROOT = Path(__file__).parents[3]
 NO_BOARD = ("host.c", "library.c")  # board files of a PC
-FLASH_LIMIT = {"gcc": 38 * 1024, "zig": 40 * 1024}
+FLASH_LIMIT = {"gcc": 42 * 1024, "zig": 44 * 1024}
 STATIC_LIMIT = 4 * 1024
 
 
@@ -226,7 +226,7 @@ def test_no_compiler_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("targets.mcu.compilers.importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigurationError, match="no C compiler for ARM boards") as caught:
         find_compiler()
-    assert "pip install boardfit[virtual]" in caught.value.remedy
+    assert "pip install 'boardfit[virtual]'" in caught.value.remedy
     with pytest.raises(ConfigurationError, match="arm-none-eabi-gcc is not on the PATH"):
         find_compiler("gcc")
     with pytest.raises(ConfigurationError, match="the package ziglang is not installed"):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from toolchain.cli.console import print_json, print_table, stdout
+from toolchain.cli.console import print_json, print_prose, print_table, stdout
 from toolchain.cli.show.words import count
 
 if TYPE_CHECKING:
@@ -55,6 +55,9 @@ def flash(board: str, report: FlashReport, as_json: bool) -> None:
         out.print(report.log[-1])
 
 
+_EXTRA = "pip install 'boardfit["
+
+
 def doctor(checks: Sequence[Check], as_json: bool) -> None:
     """What was looked at, problems with their remedy."""
     if as_json:
@@ -67,6 +70,9 @@ def doctor(checks: Sequence[Check], as_json: bool) -> None:
     print_table("Doctor", ("status", "what", "found~"), rows)
     errors, warnings = (sum(c.status == kind for c in checks) for kind in ("error", "warning"))
     stdout().print(f"{count(errors, 'error')}, {count(warnings, 'warning')}")
+    extras = [c.remedy[len(_EXTRA) : -2] for c in checks if c.status != "ok" and c.remedy.startswith(_EXTRA)]
+    if len(set(extras)) > 1:
+        print_prose(f"all missing packages at once: {_EXTRA}{','.join(dict.fromkeys(extras))}]'")
 
 
 def calibrate(outcome: CalibrateOutcome, as_json: bool) -> None:
