@@ -174,6 +174,19 @@ def check_outcome(project: Project, outcome: RunOutcome) -> None:
         assert limit.keeps(found.exact[metric]), metric
         assert limit.keeps(found.predicted[metric]), metric
 
+    # What is measured and budgeted was measured before anything was trained; a CPU under load need not settle.
+    judged = LATENCY in limits
+    assert bool(outcome.rounds.rounds) == judged
+    assert outcome.rounds.search == found
+    for one in outcome.rounds.rounds:
+        assert one.candidates[0].chosen
+        assert one.candidates[0].evidence == {LATENCY: "host_wall"}
+        assert project.space.decode(one.candidates[0].text) == one.candidates[0].architecture
+    steps = [(one.step, one.split) for one in deployed.accuracies]
+    assert steps == [
+        ("supernet", "val"), ("float", "val"), ("float", "test"), ("int8", "test"), ("target", "test"),
+    ]  # fmt: skip
+
     assert exported.verification.ok
     for name, size in exported.files.items():
         assert (exported.folder / name).stat().st_size == size
