@@ -30,7 +30,7 @@ static inline __attribute__((always_inline)) uint32_t *bf_pack(uint32_t *to, con
 }
 
 /* `words` of four times the same value. */
-static inline uint32_t *bf_pack_value(uint32_t *to, int32_t value, uint32_t words, uint32_t stride)
+static __attribute__((noinline)) uint32_t *pack_value(uint32_t *to, int32_t value, uint32_t words, uint32_t stride)
 {
     uint32_t pair = ((uint32_t)value & 0xffffu) | ((uint32_t)value << 16);
     for (; words > 0; words--) {
@@ -105,25 +105,34 @@ static inline __attribute__((always_inline)) void bf_pack_9(uint32_t *to, const 
     bf_pack_word(to, third >> 24, stride);
 }
 
+/* The same to words that are `stride` apart, smaller and slower. */
+static __attribute__((noinline)) uint32_t *pack_slowly(uint32_t *to, const int8_t *from, uint32_t words, uint32_t stride)
+{
+    for (; words > 0; words--, from += 4) {
+        to = bf_pack_word(to, bf_load32(from), stride);
+    }
+    return to;
+}
+
 /* A row of whole words that begins `left` bytes before the image's or ends `right` behind it: 1 to 3 of the one, 0 of the
  * other. */
-static inline __attribute__((always_inline)) uint32_t *bf_pack_cut(uint32_t *to, const int8_t *from, uint32_t words,
+static uint32_t *bf_pack_cut(uint32_t *to, const int8_t *from, uint32_t words,
                                                                    uint32_t left, uint32_t right, int8_t zero,
                                                                    uint32_t stride)
 {
     uint32_t zeros = (uint8_t)zero * 0x01010101u;
     if (left > 0) {
         to = bf_pack_word(to, bf_load32(from + left) << 8 * left | zeros >> (32 - 8 * left), stride);
-        return bf_pack(to, from + 4, words - 1, stride);
+        return pack_slowly(to, from + 4, words - 1, stride);
     }
-    to = bf_pack(to, from, words - 1, stride);
+    to = pack_slowly(to, from, words - 1, stride);
     from += 4 * (int32_t)words - 4 - (int32_t)right;
     return bf_pack_word(to, bf_load32(from) >> 8 * right | zeros << (32 - 8 * right), stride);
 }
 
 /* Any window, to words that are `stride` apart. */
-static inline __attribute__((always_inline)) void pack_window(const struct bf_window *op, const int8_t *input, int32_t y,
-                                                              int32_t x, uint32_t *to, uint32_t stride, int8_t *stage)
+static __attribute__((noinline)) void pack_window(const struct bf_window *op, const int8_t *input, int32_t y, int32_t x,
+                                                  uint32_t *to, uint32_t stride, int8_t *stage)
 {
     uint32_t channels = op->in_c, pitch = op->in_w * channels, row = op->kernel_w * channels;
     const int8_t *from = input + (y * op->in_w + x) * (int32_t)channels;
@@ -133,18 +142,18 @@ static inline __attribute__((always_inline)) void pack_window(const struct bf_wi
     if ((row & 3) == 0) {
         for (; y < end; y++, from += pitch) {
             if (y < 0 || y >= op->in_h) {
-                to = bf_pack_value(to, op->in_zero, row / 4, stride);
+                to = pack_value(to, op->in_zero, row / 4, stride);
             } else if (middle == row) {
-                to = bf_pack(to, from, row / 4, stride);
+                to = pack_slowly(to, from, row / 4, stride);
             } else if ((channels & 3) == 0) {
-                to = bf_pack_value(to, op->in_zero, left / 4, stride);
-                to = bf_pack(to, from + left, middle / 4, stride);
-                to = bf_pack_value(to, op->in_zero, right / 4, stride);
+                to = pack_value(to, op->in_zero, left / 4, stride);
+                to = pack_slowly(to, from + left, middle / 4, stride);
+                to = pack_value(to, op->in_zero, right / 4, stride);
             } else if (stride > 1 && left < 4 && right < 4 && (left == 0 || right == 0) && pitch >= 4) {
                 to = bf_pack_cut(to, from, row / 4, left, right, op->in_zero, stride);
             } else {
                 fill_run(copy_run(fill_run(stage, op->in_zero, left), from + left, middle), op->in_zero, right);
-                to = bf_pack(to, stage, row / 4, stride);
+                to = pack_slowly(to, stage, row / 4, stride);
             }
         }
         return;
@@ -158,18 +167,16 @@ static inline __attribute__((always_inline)) void pack_window(const struct bf_wi
         }
     }
     fill_run(at, 0, (uint32_t)(stage + 2 * op->steps - at));
-    bf_pack(to, stage, op->steps / 2u, stride);
+    pack_slowly(to, stage, op->steps / 2u, stride);
 }
 
 void bf_pack_pixel(const struct bf_window *op, const int8_t *input, int32_t y, int32_t x, uint32_t *to, int8_t *stage)
 {
-    pack_window(op, input, y, x, to, 1, stage);
-}
-
-static __attribute__((noinline)) void pack_any(const struct bf_window *op, const int8_t *input, int32_t y, int32_t x,
-                                               uint32_t *to, int8_t *stage)
-{
-    pack_window(op, input, y, x, to, 4, stage);
+    if (op->kernel_h == 1 && op->kernel_w == 1 && op->in_c % 4 == 0) { /* fully connected */
+        bf_pack(to, input + (y * op->in_w + x) * op->in_c, op->in_c / 4u, 1);
+    } else {
+        pack_window(op, input, y, x, to, 1, stage);
+    }
 }
 
 /* One row of four neighbouring windows of three columns with stride 1: six columns of the image, each expanded once and
@@ -219,7 +226,7 @@ static void pack_four(const struct bf_window *op, const int8_t *input, int32_t y
     int has_first = x >= 0, has_last = x + 6 <= op->in_w;
     for (int32_t end = y + op->kernel_h; y < end; y++, from += op->in_w * channels, to += 6 * channels) {
         if (y < 0 || y >= op->in_h) {
-            bf_pack_value(to, op->in_zero, 3 * channels, 1);
+            pack_value(to, op->in_zero, 3 * channels, 1);
         } else if (has_first && has_last) {
             pack_row_inside(to, from, channels / 4);
         } else {
@@ -278,7 +285,7 @@ void bf_pack_columns(const struct bf_window *op, const int8_t *input, uint32_t f
             to = pack_inside(op, input + (y * op->in_w + x) * op->in_c, neighbours ? 1 : run, how, i, to);
             run = neighbours ? 1 : run;
         } else {
-            pack_any(op, input, y, x, to, stage);
+            pack_window(op, input, y, x, to, 4, stage);
             to += (i & 3) == 3 ? 4 * op->steps - 3u : 1;
         }
         i += run;

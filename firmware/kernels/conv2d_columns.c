@@ -251,10 +251,24 @@ static __attribute__((noinline)) void run_mixed(const struct blocks *b, const st
     }
 }
 
-static void run_pair(const struct bf_window *op, struct blocks *b)
+static int is_pair(const struct bf_channel *channels)
 {
-    if (op->out_c > 1 && b->channels[0].rounding != 0 && b->channels[1].rounding != 0 &&
-        (b->channels[0].shift > 0) == (b->channels[1].shift > 0)) {
+    return channels[0].rounding != 0 && channels[1].rounding != 0 && (channels[0].shift > 0) == (channels[1].shift > 0);
+}
+
+/* Are all channels of kinds that make pairs? An odd last one makes one with the channel before it. */
+static int all_pairs(const struct bf_channel *channels, uint32_t count)
+{
+    int all = count > 1;
+    for (uint32_t c = 0; c + 1 < count; c += 2) {
+        all &= is_pair(channels + c);
+    }
+    return all && is_pair(channels + count - 2);
+}
+
+static inline __attribute__((always_inline)) void run_pair(const struct bf_window *op, const struct blocks *b, int pairs)
+{
+    if (pairs || (op->out_c > 1 && is_pair(b->channels))) {
         run_blocks(b);
     } else {
         run_mixed(b, b->channels, op->out_c > 1 ? 2 : 1, op->out_zero);
@@ -271,6 +285,7 @@ void bf_conv2d_columns(const struct bf_window *op, const uint8_t *program, const
     b.steps_to_skip = 11 - (b.steps + 11) % 12;
     b.out_c = op->out_c;
     b.finished = -1;
+    int pairs = all_pairs(channels, op->out_c);
     int8_t *stage = (int8_t *)((uint32_t *)scratch + op->chunk * b.steps);
     for (uint32_t first = 0; first < pixels;) {
         uint32_t left = pixels - first, count = left < op->chunk ? left : op->chunk, rest = 0;
@@ -295,12 +310,12 @@ void bf_conv2d_columns(const struct bf_window *op, const uint8_t *program, const
             b.columns = scratch;
             b.groups = whole / 4;
             b.output = output + first * op->out_c + from;
-            run_pair(op, &b);
+            run_pair(op, &b, pairs);
             if (rest > 0) {
                 b.columns = last;
                 b.groups = 1;
                 b.output = output + (pixels - 4) * op->out_c + from;
-                run_pair(op, &b);
+                run_pair(op, &b, pairs);
             }
             b.weights = b.weights_end;
         }

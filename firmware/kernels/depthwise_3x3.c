@@ -173,9 +173,9 @@ __attribute__((noinline)) static void run_plain(const struct bf_window *op, cons
             ".syntax unified\n"                                                                            \
             "push {r0, r4-r11, lr}\n"                                                                      \
             "vldm r0, {s0-s7}\n"                                                                           \
-            "0:\n"                                                                                         \
             "add r14, r0, #32\n"                                                                           \
             "ldm r14, {r8-r12}\n"                                                                          \
+            "0:\n"                                                                                         \
             "vldm r11, {s8-s11}\n"                                                                         \
             "vmov r11, s11\n"                                                                              \
             "rsb r11, r11, #0\n"                                                                           \
