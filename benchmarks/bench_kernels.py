@@ -4,8 +4,9 @@ Estimated: an emulator runs the compiled kernels and counts by the core's instru
 (targets/mcu/virtual/cycles.py); no hardware is used. Every output is compared with the integer reference.
 A 3x3 convolution with stride 1 has a second row, by Winograd's algorithm. Whole networks are MLPerf Tiny's, where
 BOARDFIT_DATA names a folder with them: direct, with every convolution by Winograd that offers it, and as `choose_plan`
-has it; with bytes of program and arena. The column tflm is the same layer or network in a user's TensorFlow Lite Micro
-(docs/tflm-runtime.md), where one is named.
+has it; with bytes of program and arena. `code B` is the code that a run enters. Operators without weights have cycles
+per output; a Cortex-M0+ counts instructions. The column tflm is the same layer or network in a user's TensorFlow Lite
+Micro (docs/tflm-runtime.md), where one is named.
 Usage: python benchmarks/bench_kernels.py [gcc|zig ...]
 """
 
@@ -35,6 +36,7 @@ from tests.firmware.weighted import layer_of
 from tests.firmware.weighted_core import Core
 from toolchain.export.native.footprint import arena_bytes
 from toolchain.export.native.layout import Isa
+from toolchain.export.native.pieces import Where, pieces_of
 from toolchain.export.native.plan import DIRECT, Plan, choose_plan
 from toolchain.export.native.weights import algorithms, weighted_footprint
 from toolchain.export.native.writer import write_program
@@ -76,6 +78,23 @@ LAYERS = {
     ),
 }
 
+PLAIN_BOARD = "nucleo-g071rb"
+PLAIN_LAYERS = (
+    "conv2d 1x128x16->1x128x32 k1x3 s1x1 same relu int8",
+    "conv2d 8x8x64->8x8x64 k1x1 s1x1 same relu int8",
+    "depthwise_conv2d 1x256x32->1x256x32 k1x3 s1x1 same relu int8",
+    "depthwise_conv2d 25x5x64->25x5x64 k3x3 s1x1 same relu int8",
+    "depthwise_conv2d 16x16x8->16x16x8 k3x3 s1x1 same relu int8",
+    "fully_connected 128->128 relu int8",
+)
+WITHOUT_WEIGHTS = {
+    "add 32x32x16,32x32x16->32x32x16 relu int8": "bf_add",
+    "mul 8x8x16,8x8x16->8x8x16 none int8": "bf_mul",
+    "average_pool 25x5x64->1x1x64 k25x5 s25x5 valid none int8": "bf_average_pool",
+    "average_pool 16x16x16->8x8x16 k2x2 s2x2 valid none int8": "bf_average_pool",
+    "max_pool 16x16x16->8x8x16 k2x2 s2x2 valid none int8": "bf_max_pool",
+}
+
 
 def main(compilers: list[str], isa: Isa = "dsp") -> None:
     """Print a row per layer and compiler."""
@@ -92,7 +111,7 @@ def main(compilers: list[str], isa: Isa = "dsp") -> None:
             print(f"tflm: {peer.link.board.engine_version}, as its makefile compiles it")
         columns = [*cores, *(["tflm"] if peer else [])]
         print(
-            f"{'layer':72} {'MAC':>9} {'scratch B':>9}",
+            f"{'layer':72} {'MAC':>9} {'scratch B':>9} {'code B':>7}",
             *(f"{n + ' cyc':>10} {'cyc/MAC':>8}" for n in columns),
         )
         for network, signatures in LAYERS.items():
@@ -103,12 +122,13 @@ def main(compilers: list[str], isa: Isa = "dsp") -> None:
                 (x,) = operator_inputs(graph)
                 expected = run_int8(graph, x)
                 for algorithm in algorithms(op, isa):
-                    layer, words = layer_of(graph, algorithm), []
+                    layer, words, code = layer_of(graph, algorithm), [], 0
                     for core in cores.values():
                         got = core.run(layer, isa, x, count=True)
                         if (got != expected).any():
                             raise SystemExit(f"{signature} {algorithm}: differs from the reference")
                         words.append(f"{core.cycles:>10} {core.cycles / op.macs:>8.3f}")
+                        code = code or core.ran_bytes()
                     if peer and algorithm == "direct":
                         model = write_tflite(graph)
                         (ticks,) = peer.time(model)[2]
@@ -117,8 +137,53 @@ def main(compilers: list[str], isa: Isa = "dsp") -> None:
                         words += [f"{count} outputs differ by up to {largest}"] if count else []
                     name = signature if algorithm == "direct" else f"{signature}, {algorithm}"
                     scratch = weighted_footprint(op, isa, algorithm).scratch_bytes
-                    print(f"{name:72} {op.macs:>9} {scratch:>9}", *words)
+                    print(f"{name:72} {op.macs:>9} {scratch:>9} {code:>7}", *words)
+        others(cores)
+        plain({name: Core(Path(folder), name, board=PLAIN_BOARD) for name in compilers})
         networks(compilers, isa, peer)
+
+
+def plain(cores: dict[str, Core]) -> None:
+    """Print a row per layer on a core without the DSP extension: instructions, as its timing is not validated."""
+    print(
+        f"{PLAIN_BOARD}, {'plain kernels: instructions':56} {'MAC':>9} {'':>9} {'':>7}",
+        *(f"{n:>10} {'/ MAC':>8}" for n in cores),
+    )
+    for signature in PLAIN_LAYERS:
+        op = Operator.parse(signature)
+        graph = operator_model(op)
+        (x,) = operator_inputs(graph)
+        words = []
+        for core in cores.values():
+            got = core.run(layer_of(graph), "plain", x, count=True)
+            if (got != run_int8(graph, x)).any():
+                raise SystemExit(f"{signature}: differs from the reference")
+            words.append(f"{core.instructions:>10} {core.instructions / op.macs:>8.3f}")
+        print(f"{signature:72} {op.macs:>9} {'':>9} {'':>7}", *words)
+
+
+def others(cores: dict[str, Core]) -> None:
+    """Print a row per operator without weights: cycles per output."""
+    print(
+        f"{'without weights':72} {'outputs':>9} {'':>9} {'code B':>7}",
+        *(f"{n + ' cyc':>10} {'cyc/out':>8}" for n in cores),
+    )
+    for signature, function in WITHOUT_WEIGHTS.items():
+        op = Operator.parse(signature)
+        graph = operator_model(op)
+        values = operator_inputs(graph)
+        expected, words, code = run_int8(graph, *values), [], 0
+        (piece,) = pieces_of(graph, 0, graph.nodes[0])
+        named = dict(zip(graph.nodes[0].inputs, values, strict=True))
+        inputs = [named[name].tobytes() for name in piece.inputs]
+        for core in cores.values():
+            head = piece.descriptor(Where(0, 0, 0, 0), 0)
+            got = core.call(function, (head, *inputs, expected.size), count=True)[-1]
+            if got != expected.tobytes():
+                raise SystemExit(f"{signature}: differs from the reference")
+            words.append(f"{core.cycles:>10} {core.cycles / expected.size:>8.3f}")
+            code = code or core.ran_bytes()
+        print(f"{signature:72} {expected.size:>9} {'':>9} {code:>7}", *words)
 
 
 def networks(compilers: list[str], isa: Isa, peer: TflmBoard | None) -> None:

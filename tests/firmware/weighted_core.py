@@ -151,3 +151,10 @@ class Core:
         for data in after:
             assert data[-16:] == b"\xa5" * 16, f"{function}: wrote behind a buffer of {len(data) - 16} bytes"
         return [data[:-16] for data in after]
+
+    def ran_bytes(self) -> int:
+        """Bytes of the code that the last counted run entered, in blocks that follow each other."""
+        entered: set[int] = set()
+        for address, size in self.blocks:
+            entered.update(range(address, address + size))
+        return len(entered)
