@@ -19,7 +19,7 @@ from toolchain.errors import InfeasibleError
 from toolchain.graph.operator import Operator
 from toolchain.measurement import Measurement
 from toolchain.units import Budget
-from toolchain.workflow import rounds as stage
+from toolchain.workflow import candidates
 from toolchain.workflow.costs import open_costs
 from toolchain.workflow.profile import profile
 from toolchain.workflow.project import Project, open_project
@@ -178,7 +178,7 @@ def test_a_wrong_table_is_corrected(
     assert {c.text for one in rounds for c in one.candidates} <= measured
 
     # Again: the same answer from the records, without a device.
-    monkeypatch.setattr(stage, "open_session", None)
+    monkeypatch.setattr(candidates, "open_session", None)
     again = search_in_rounds(open_project(wide))
     assert again.reused
     assert facts(again) == facts(outcome)
