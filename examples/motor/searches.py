@@ -21,7 +21,6 @@ from toolchain.search.protocols import SearchResult
 from toolchain.spaces import Architecture, ConNAS1d
 from toolchain.spaces.connas1d import CHANNELS, hand_crafted, paper_chain, paper_tables
 from toolchain.supernet import Supernet
-from toolchain.supernet.train import train_network
 from toolchain.units import Budget
 
 # Bytes of parameters and of the largest block's maps; the paper's units are decimal.
@@ -45,7 +44,6 @@ class Schedule:
     Attributes:
         channels: of the searched space; the paper's has all seven.
         search: settings of ConNAS.
-        finalists, finalist_epochs: how many of a search's candidates are trained for how long to choose among them.
         root_epochs, supernet_epochs: of the supernet that exact selection uses: on one network, then on single paths.
         afresh: ConNAS starts from random weights for each constraint, as in the paper; else from that supernet, so that
             one training serves all.
@@ -57,8 +55,6 @@ class Schedule:
 
     channels: tuple[int, ...]
     search: ConnasConfig
-    finalists: int
-    finalist_epochs: int
     root_epochs: int
     supernet_epochs: int
     afresh: bool
@@ -81,9 +77,7 @@ SCHEDULES = {
             temperature=1.0,
             learning_rate=0.002,
             final_learning_rate=0.0005,
-        ),
-        finalists=1,
-        finalist_epochs=0,
+        ),  # fmt: skip
         root_epochs=3,
         supernet_epochs=8,
         afresh=False,
@@ -91,15 +85,13 @@ SCHEDULES = {
         batch_size=64,
         learning_rate=0.05,
         final_learning_rate=0.0,
-        folds=1,
+        folds=3,
         hand_crafted=("Conv1D-Reg", "Conv1D-DS", "Conv1D-Reg-Min", "Conv1D-DS-Min"),
         samples=20_000,
     ),
     "full": Schedule(
         channels=CHANNELS,
         search=ConnasConfig(),
-        finalists=1,
-        finalist_epochs=0,
         root_epochs=15,
         supernet_epochs=150,
         afresh=True,
@@ -158,40 +150,9 @@ def search(
     supernet = fresh if schedule.afresh else supernet_of(schedule, data, device, seed, folder)
     file = folder / f"ConNAS+{constraint}.safetensors"
     result = _connas(supernet, budgets_of(constraint), schedule.search, data, constraint, file)
-    others = sorted(result.alternatives, key=lambda pair: -pair[1])
-    finalists = [(result.architecture, result.score), *others][: schedule.finalists]
-    print(f"  {constraint}{', repaired' if result.repaired else ''}:", flush=True)
-    return max(
-        (a for a, _ in finalists),
-        key=lambda a: _proxy(space, a, dict(finalists)[a], schedule, data, device, seed),
-    )
-
-
-def _proxy(
-    space: ConNAS1d,
-    architecture: Architecture,
-    inherited: float,
-    schedule: Schedule,
-    data: Arrays,
-    device: str,
-    seed: int,
-) -> float:
-    """Validation accuracy after a short training, or with the supernet's weights where none is asked for."""
-    value = inherited
-    if schedule.finalist_epochs:
-        torch.manual_seed(seed)
-        module = space.module(architecture).to(device)
-        report = train_network(
-            module, data["x_train"], data["y_train"], x_val=data["x_val"], y_val=data["y_val"],
-            epochs=schedule.finalist_epochs, batch_size=schedule.batch_size, learning_rate=schedule.learning_rate,
-            weight_decay=1e-4, seed=seed,
-        )  # fmt: skip
-        value = max(report.val_accuracy)
-    print(
-        f"    {space.encode(architecture)}: {100 * inherited:.2f} % inherited, {100 * value:.2f} %",
-        flush=True,
-    )
-    return value
+    print(f"  {constraint}: {space.encode(result.architecture)}, {100 * result.score:.2f} % with inherited weights"
+          f"{', repaired' if result.repaired else ''}", flush=True)  # fmt: skip
+    return result.architecture
 
 
 def _connas(
