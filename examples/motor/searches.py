@@ -77,7 +77,7 @@ SCHEDULES = {
             temperature=1.0,
             learning_rate=0.002,
             final_learning_rate=0.0005,
-        ),  # fmt: skip
+        ),
         root_epochs=3,
         supernet_epochs=8,
         afresh=False,
