@@ -214,7 +214,9 @@ def test_an_impossible_budget_leaves_nothing_to_deploy(finished: Path) -> None:
     assert caught.value.least["flash_bytes"] > 10
     assert caught.value.nearest is not None
     for stage in (export, deploy):
-        with pytest.raises(ConfigurationError, match="the last search found no network: .* then run `boardfit search`"):
+        with pytest.raises(
+            ConfigurationError, match=r"the last search found no network: .* then run `boardfit search`"
+        ):
             stage(open_project(finished))
     assert (finished / "results" / "deployed" / "model.tflite").read_bytes() == deployed
     # Back to what was possible: the search goes on from its own checkpoint, the files still stand.
