@@ -466,12 +466,12 @@ def _arrange_planes(op: Operator, kernel: int, rows: NDArray[np.int16]) -> bytes
         return rows[:, :, [0, 1, 1, 2]].astype("<i2").tobytes()
     if kernel == DSP_LINE:
         taps, words = math.prod(op.kernel), max(op.kernel) // 2 + 1
-        sets = np.zeros(
+        both = np.zeros(
             (2, len(rows), 2 * words), "<i2"
         )  # of outputs at the first column of a pair, and at the second
         for phase in (0, 1):
-            sets[phase, :, phase : phase + taps] = rows.reshape(len(rows), taps)
-        return sets.reshape(2, len(rows), words, 2).transpose(1, 2, 0, 3).tobytes()
+            both[phase, :, phase : phase + taps] = rows.reshape(len(rows), taps)
+        return both.reshape(2, len(rows), words, 2).transpose(1, 2, 0, 3).tobytes()
     channels, height, width = rows.shape
     sets = []
     for phase in range(1 + op.stride[1] % 2):
