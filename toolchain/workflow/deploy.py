@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -156,7 +157,9 @@ def deploy(
         checks = []
         for one in ready:
             step("checking outputs", one.target)
-            checks.append(check_outputs(project, one.session, one.model, one.name))
+            name = "check" if len(targets) == 1 else f"{one.target.name} check"
+            tell = partial(_samples, progress, name)
+            checks.append(check_outputs(project, one.session, one.model, one.name, tell))
         for one, (check, inputs) in zip(ready, checks, strict=True):
             target, session = one.target, one.session
             step("copying", target)
@@ -238,6 +241,10 @@ def undo(project: Project, *, only: str = "", place: str | None = None) -> UndoO
             places.append((target.name, session.undo(place_of(project, target, place))))
     project.drop_record(STAGE)  # what it describes does not stand there any more
     return UndoOutcome(tuple(places))
+
+
+def _samples(progress: Progress, stage: str, done: int, total: int) -> None:
+    progress(stage, done, total, "samples")
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -21,6 +22,7 @@ from toolchain.workflow.project import Project
 
 # An engine rounds in its own way (XNNPACK differs from TFLite Micro by a few steps); most answers must stay.
 LEAST_AGREEMENT: Final = 0.97
+PARTS: Final = 16  # of the test split, each with a report of progress
 
 
 def read_exported(project: Project, name: str) -> Graph:
@@ -28,10 +30,29 @@ def read_exported(project: Project, name: str) -> Graph:
     return read_tflite((project.model_folder / name).read_bytes())
 
 
+def _untold(done: int, total: int) -> None:
+    """Where nobody wants to know."""
+
+
+def _in_parts(
+    session: Session, model: bytes, inputs: NDArray[Any], tell: Callable[[int, int], None]
+) -> NDArray[Any]:
+    answers, done = [], 0
+    for part in np.array_split(inputs, min(PARTS, len(inputs))):
+        answers.append(session.run(model, part))
+        done += len(part)
+        tell(done, len(inputs))
+    return np.concatenate(answers)
+
+
 def check_outputs(
-    project: Project, session: Session, model: bytes, name: str
+    project: Project, session: Session, model: bytes, name: str, tell: Callable[[int, int], None] = _untold
 ) -> tuple[dict[str, Any], NDArray[Any]]:
-    """Run the test split on the target, and compare with the reference and with the labels; and the inputs."""
+    """Run the test split on the target, and compare with the reference and with the labels; and the inputs.
+
+    Args:
+        tell: told how many of how many samples are done; a board over a wire takes its time.
+    """
     integer = name == INT8_TFLITE or session.model_format in ISA
     graph = read_exported(project, INT8_TFLITE if integer else FLOAT_TFLITE)
     data = project.data
@@ -42,7 +63,7 @@ def check_outputs(
         assert source.quantization is not None  # an int8 graph has them everywhere (Graph's validation)
         assert result.quantization is not None
         feed = inputs = quantize_array(to_nhwc(x), source.quantization)
-        answers = session.run(model, inputs).reshape(len(x), -1)
+        answers = _in_parts(session, model, inputs, tell).reshape(len(x), -1)
         reference = run_int8(graph, inputs).reshape(len(x), -1)
         differing: int | None = int(np.count_nonzero(answers != reference))
         difference = float(np.abs(answers.astype(np.int32) - reference.astype(np.int32)).max())
@@ -51,7 +72,7 @@ def check_outputs(
     else:
         inputs_nhwc = to_nhwc(x)
         feed = inputs_nhwc if session.model_format == "tflite" else _channels_first(inputs_nhwc, name, x)
-        scores = session.run(model, feed).reshape(len(x), -1).astype(np.float32)
+        scores = _in_parts(session, model, feed, tell).reshape(len(x), -1).astype(np.float32)
         expected = run_float(graph, inputs_nhwc).reshape(len(x), -1)
         differing = None
         difference = float(np.abs(scores - expected).max())
