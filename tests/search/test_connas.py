@@ -244,7 +244,8 @@ def test_unavailable_candidates_never_make_nan() -> None:
     "wrong",
     [
         {"epochs": 0}, {"rescale": 1.0}, {"anneal": 0.0}, {"warmup_epochs": 150}, {"norm": "row"},
-        {"constraints": "none"}, {"path_steps": -1}, {"epoch_steps": 0}, {"alpha_optimizer": "lion"}, {"learning_rate": -1.0},
+        {"constraints": "none"}, {"path_steps": -1}, {"epoch_steps": 0}, {"alpha_optimizer": "lion"},
+        {"learning_rate": -1.0},
     ],
 )  # fmt: skip
 def test_wrong_settings_are_refused(wrong: dict[str, Any]) -> None:
