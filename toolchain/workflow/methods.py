@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +24,7 @@ from toolchain.search.connas import ConnasConfig, connas_search
 from toolchain.search.connas_run import read_kept
 from toolchain.search.evaluators import evaluate_inherited, recalibration_batches, train_supernet
 from toolchain.search.evolution import evolve
+from toolchain.search.front import explore_front
 from toolchain.search.protocols import Evaluation, SearchResult
 from toolchain.search.random_search import random_search
 from toolchain.search.trace import epochs_of, write_trace
@@ -38,6 +39,15 @@ from toolchain.workflow.project import Progress, Project, fingerprint
 
 _MADE_FOR: Final = "made_for"
 _SAVED_EVERY: Final = 25  # scores
+_AROUND: Final = (
+    64  # networks that are scored beside those of a gradient search, to show what lies around its answer
+)
+
+
+def front_metric(costs: Costs, limits: Iterable[Budget]) -> str:
+    """The cost against which networks are set: the first budgeted one that is a sum, else the first."""
+    how = dict(zip(costs.table.metrics, costs.table.combines, strict=True))
+    return next(name for name in (*(b.metric for b in limits), *how) if how[name] == "sum")
 
 
 def connas_config(settings: SearchSection, seed: int) -> ConnasConfig:
@@ -100,7 +110,19 @@ def connas(
         found = load_checkpoint(checkpoint)
         save_checkpoint(kept, found.tensors, {**found.metadata, _MADE_FOR: checkpoint.name})
         _leave_trace(project, result, limits)
-        return result
+        read_kept(kept, supernet)
+        scores = KeptScores(project, supernet, trained)
+        around = explore_front(
+            costs.table,
+            scores,
+            [a for a, _ in result.evaluated],
+            front_metric(costs, limits),
+            evaluations=len(result.evaluated) + _AROUND,
+            seed=config.seed,
+            progress=lambda done, total, note: progress("front", done, total, note),
+        )
+        scores.save()
+        return replace(result, evaluations=len(around), evaluated=tuple(around.items()))
     recorded, history = read_kept(kept, supernet)
     scores = KeptScores(project, supernet, trained)
     passed = dict.fromkeys(r.architecture for r in sorted(recorded, key=lambda r: (r.loss, r.epoch)))

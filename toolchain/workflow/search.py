@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -10,6 +9,7 @@ from typing import Any
 
 from toolchain.errors import InfeasibleError, UsageError
 from toolchain.export.native.plan import DIRECT
+from toolchain.search.front import front_of
 from toolchain.search.protocols import SearchResult
 from toolchain.spaces import Architecture, Row
 from toolchain.units import Budget, QuantileBudget
@@ -17,7 +17,7 @@ from toolchain.workflow.binas import binas_search
 from toolchain.workflow.binas_selection import Selection, selection_from_record
 from toolchain.workflow.budgets import asked_budgets, explain_margin, margins_of, priced, tightened
 from toolchain.workflow.costs import Costs, TargetCosts, evidence_text
-from toolchain.workflow.methods import baseline, connas, connas_config
+from toolchain.workflow.methods import baseline, connas, connas_config, front_metric
 from toolchain.workflow.models import structural_graph
 from toolchain.workflow.project import INFEASIBLE, Progress, Project, fingerprint, silent
 
@@ -193,26 +193,18 @@ def _evaluated(
     """
     if not result.evaluated:
         return []
-    how = dict(zip(costs.table.metrics, costs.table.combines, strict=True))
-    metric = next(name for name in (*(b.metric for b in limits), *how) if how[name] == "sum")
-    prices = costs.table.price([a for a, _ in result.evaluated])
-    column = prices[:, costs.table.metrics.index(metric)]
-    front: set[int] = set()
-    best = -math.inf
-    scores = [score for _, score in result.evaluated]
-    for index in sorted(range(len(scores)), key=lambda i: (column[i], -scores[i])):
-        if scores[index] > best:
-            front.add(index)
-            best = scores[index]
-    order = sorted(range(len(scores)), key=lambda i: (i not in front, -scores[i]))[:EVALUATED]
+    scored = dict(result.evaluated)
+    front = set(front_of(costs.table, scored, front_metric(costs, limits)))
+    order = sorted(scored, key=lambda a: (a not in front, -scored[a]))[:EVALUATED]
+    prices = costs.table.price(order)
     return [
         {
-            "text": project.space.encode(result.evaluated[index][0]),
-            "score": scores[index],
-            "predicted": dict(zip(costs.table.metrics, map(float, prices[index]), strict=True)),
-            "on_front": index in front,
+            "text": project.space.encode(architecture),
+            "score": scored[architecture],
+            "predicted": dict(zip(costs.table.metrics, map(float, price), strict=True)),
+            "on_front": architecture in front,
         }
-        for index in order
+        for architecture, price in zip(order, prices, strict=True)
     ]
 
 
