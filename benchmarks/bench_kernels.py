@@ -5,8 +5,10 @@ Estimated: an emulator runs the compiled kernels and counts by the core's instru
 A 3x3 convolution with stride 1 has a second row, by Winograd's algorithm. Whole networks are MLPerf Tiny's, where
 BOARDFIT_DATA names a folder with them: direct, with every convolution by Winograd that offers it, and as `choose_plan`
 has it; with bytes of program and arena. `code B` is the code that a run enters. Operators without weights have cycles
-per output; a Cortex-M0+ counts instructions. The column tflm is the same layer or network in a user's TensorFlow Lite
-Micro (docs/tflm-runtime.md), where one is named.
+per output; a Cortex-M0+ counts instructions. `goal` is the most cycles per MAC (of a network: cycles) that issue 7
+allows, and whether every compiler's build keeps it; a line's goal is 1.1 times the figure of the square window above
+it, which has equal K (window x input channels), output channels and pixels. The column tflm is the same layer or
+network in a user's TensorFlow Lite Micro (docs/tflm-runtime.md), where one is named.
 Usage: python benchmarks/bench_kernels.py [gcc|zig ...]
 """
 
@@ -78,6 +80,61 @@ LAYERS = {
     ),
 }
 
+WIDE = (
+    "conv2d 8x16x128->8x16x64 k1x1 s1x1 same relu int8",
+    "conv2d 8x8x256->8x8x64 k1x1 s1x1 same none int8",
+)
+# A window of several rows -> windows along a line with equal K, output channels and pixels: the sizes of the 1-D space.
+LINES = {
+    "conv2d 8x16x4->8x16x32 k3x4 s1x1 same relu int8": (
+        "conv2d 1x128x16->1x128x32 k1x3 s1x1 same relu int8",
+    ),
+    "conv2d 8x16x16->8x16x32 k3x3 s1x1 same relu int8": (
+        "conv2d 1x128x48->1x128x32 k1x3 s1x1 same relu int8",
+        "conv2d 1x128x16->1x128x32 k1x9 s1x1 same relu int8",
+        "conv2d 128x1x48->128x1x32 k3x1 s1x1 same relu int8",
+        "conv2d 1x256x48->1x128x32 k1x3 s1x2 same relu int8",
+    ),
+    "conv2d 8x16x20->8x16x32 k3x3 s1x1 same relu int8": (
+        "conv2d 1x128x36->1x128x32 k1x5 s1x1 same relu int8",
+    ),
+    "conv2d 8x16x28->8x16x32 k3x3 s1x1 same relu int8": (
+        "conv2d 1x128x36->1x128x32 k1x7 s1x1 same relu int8",
+    ),
+}
+LINE_FACTOR = 1.1
+NETWORK_GOALS = {
+    ("ic01_resnet8_int8", "direct"): 16.7e6,
+    ("ic01_resnet8_int8", "winograd"): 11.1e6,
+    ("kws01_dscnn_int8", "direct"): 4.0e6,
+}
+
+
+def goal_of(op: Operator, algorithm: str) -> float | None:
+    """Most cycles per MAC that issue 7 allows an operator; None where it names none."""
+    channels = op.inputs[0][-1]
+    if op.kind == "fully_connected":
+        return 1.7 if op.output[-1] >= 64 else None
+    if op.stride != (1, 1):
+        return None
+    if op.kind == "depthwise_conv2d":
+        return 2.2 if op.kernel == (3, 3) else None
+    if op.kernel == (1, 1):
+        return 1.3 if channels >= 128 else 1.4 if channels == 64 else None
+    if op.kernel != (3, 3) or channels < 16:
+        return None
+    return {16: 0.75, 32: 0.66, 64: 0.60}.get(channels) if algorithm == "winograd" else 1.3
+
+
+def verdict(figures: list[float], goal: float | None) -> str:
+    """The columns goal and met or missed."""
+    return (
+        f"{'':>6} {'':>6}"
+        if goal is None
+        else f"{goal:>6.3f} {'met' if max(figures) <= goal else 'missed':>6}"
+    )
+
+
 PLAIN_BOARD = "nucleo-g071rb"
 PLAIN_LAYERS = (
     "conv2d 1x128x16->1x128x32 k1x3 s1x1 same relu int8",
@@ -109,38 +166,56 @@ def main(compilers: list[str], isa: Isa = "dsp") -> None:
         peer = TflmBoard(library, core=True) if library else None
         if peer:
             print(f"tflm: {peer.link.board.engine_version}, as its makefile compiles it")
-        columns = [*cores, *(["tflm"] if peer else [])]
         print(
             f"{'layer':72} {'MAC':>9} {'scratch B':>9} {'code B':>7}",
-            *(f"{n + ' cyc':>10} {'cyc/MAC':>8}" for n in columns),
+            *(f"{n + ' cyc':>10} {'cyc/MAC':>8}" for n in cores),
+            f"{'goal':>6} {'':>6}",
+            f"{'tflm cyc':>10} {'cyc/MAC':>8}" if peer else "",
         )
-        for network, signatures in LAYERS.items():
+        for network, signatures in {**LAYERS, "1x1, many channels": WIDE}.items():
             print(network)
             for signature in signatures:
-                op = Operator.parse(signature)
-                graph = operator_model(op)
-                (x,) = operator_inputs(graph)
-                expected = run_int8(graph, x)
-                for algorithm in algorithms(op, isa):
-                    layer, words, code = layer_of(graph, algorithm), [], 0
-                    for core in cores.values():
-                        got = core.run(layer, isa, x, count=True)
-                        if (got != expected).any():
-                            raise SystemExit(f"{signature} {algorithm}: differs from the reference")
-                        words.append(f"{core.cycles:>10} {core.cycles / op.macs:>8.3f}")
-                        code = code or core.ran_bytes()
-                    if peer and algorithm == "direct":
-                        model = write_tflite(graph)
-                        (ticks,) = peer.time(model)[2]
-                        words.append(f"{ticks:>10} {ticks / op.macs:>8.3f}")
-                        count, largest = differing(peer, model, expected, x)
-                        words += [f"{count} outputs differ by up to {largest}"] if count else []
-                    name = signature if algorithm == "direct" else f"{signature}, {algorithm}"
-                    scratch = weighted_footprint(op, isa, algorithm).scratch_bytes
-                    print(f"{name:72} {op.macs:>9} {scratch:>9} {code:>7}", *words)
+                layer_rows(signature, cores, isa, peer)
+        for square, lines in LINES.items():
+            print("equal K")
+            most = LINE_FACTOR * max(layer_rows(square, cores, isa, peer))
+            for signature in lines:
+                layer_rows(signature, cores, isa, peer, most)
         others(cores)
         plain({name: Core(Path(folder), name, board=PLAIN_BOARD) for name in compilers})
         networks(compilers, isa, peer)
+
+
+def layer_rows(
+    signature: str, cores: dict[str, Core], isa: Isa, peer: TflmBoard | None, goal: float | None = None
+) -> list[float]:
+    """Print a row for each algorithm of a layer; cycles per MAC of the direct one, a compiler each."""
+    op = Operator.parse(signature)
+    graph = operator_model(op)
+    (x,) = operator_inputs(graph)
+    expected = run_int8(graph, x)
+    direct: list[float] = []
+    for algorithm in algorithms(op, isa):
+        layer, words, figures, code = layer_of(graph, algorithm), [], [], 0
+        for core in cores.values():
+            got = core.run(layer, isa, x, count=True)
+            if (got != expected).any():
+                raise SystemExit(f"{signature} {algorithm}: differs from the reference")
+            figures.append(core.cycles / op.macs)
+            words.append(f"{core.cycles:>10} {figures[-1]:>8.3f}")
+            code = code or core.ran_bytes()
+        direct = direct or figures
+        words.append(verdict(figures, goal if goal and algorithm == "direct" else goal_of(op, algorithm)))
+        if peer and algorithm == "direct":
+            model = write_tflite(graph)
+            (ticks,) = peer.time(model)[2]
+            words.append(f"{ticks:>10} {ticks / op.macs:>8.3f}")
+            count, largest = differing(peer, model, expected, x)
+            words += [f"{count} outputs differ by up to {largest}"] if count else []
+        name = signature if algorithm == "direct" else f"{signature}, {algorithm}"
+        scratch = weighted_footprint(op, isa, algorithm).scratch_bytes
+        print(f"{name:72} {op.macs:>9} {scratch:>9} {code:>7}", *words)
+    return direct
 
 
 def plain(cores: dict[str, Core]) -> None:
@@ -213,7 +288,11 @@ def networks(compilers: list[str], isa: Isa, peer: TflmBoard | None) -> None:
             words = " ".join(
                 f"{compiler} {count:,}" for compiler, count in zip(compilers, cycles, strict=True)
             )
-            print(f"{name:24} {title:24} {len(program):>9} {arena_bytes(graph, isa, plan=plan):>9}", words)
+            most = NETWORK_GOALS.get((name, title))
+            kept = "" if most is None else f"goal {most:,.0f} {'met' if max(cycles) <= most else 'missed'}"
+            print(
+                f"{name:24} {title:24} {len(program):>9} {arena_bytes(graph, isa, plan=plan):>9}", words, kept
+            )
         if peer:
             print(
                 f"{name:24} {'tflm':24} {path.stat().st_size:>9} {'':>9}",

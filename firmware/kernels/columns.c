@@ -179,59 +179,88 @@ void bf_pack_pixel(const struct bf_window *op, const int8_t *input, int32_t y, i
     }
 }
 
-/* One row of four neighbouring windows of three columns with stride 1: six columns of the image, each expanded once and
- * stored for all windows that it is in. `from` is the second of them, `words` a pixel's channels / 4. The first and the
- * last may lie outside the image, where each of their words is `zeros`. */
-static inline __attribute__((always_inline)) void pack_row(uint32_t *to, const int8_t *from, uint32_t words,
-                                                           int has_first, int has_last, uint32_t zeros)
+/* Keeps a compiler from making one index of several pointers, each of whose uses would then take an addition. */
+#if defined(__GNUC__)
+#define KEEP(pointer) __asm("" : "+r"(pointer))
+#else
+#define KEEP(pointer) (void)(pointer)
+#endif
+
+/* `rows` rows, `pitch` bytes apart, of four neighbouring windows of three columns with stride 1: six columns of the image,
+ * each expanded once and stored for all windows that it is in. `from` is the first of them, `words` a pixel's channels / 4.
+ * The first and the last may lie outside the image, where each of their words is `zeros`. */
+static inline __attribute__((always_inline)) uint32_t *pack_rows(uint32_t *to, const int8_t *from, uint32_t words,
+                                                                 uint32_t rows, uint32_t pitch, int has_first,
+                                                                 int has_last, uint32_t zeros)
 {
     uint32_t channels = 4 * words;
-    uint32_t *t0 = to, *t1 = t0 + 8 * words, *t2 = t1 + 8 * words;
-    const int8_t *more = from + 2 * channels;
-    for (; words > 0; words--, from += 4, more += 4, t0 += 8, t1 += 8, t2 += 8) {
-        uint32_t a = has_first ? bf_load32(from - channels) : zeros, b = bf_load32(from);
-        uint32_t c = bf_load32(from + channels), x, y;
-        x = bf_sxtb16(a), y = bf_sxtb16_ror8(a);
-        t0[0] = x, t0[4] = y;
-        x = bf_sxtb16(b), y = bf_sxtb16_ror8(b);
-        t0[1] = x, t0[5] = y, t1[0] = x, t1[4] = y;
-        x = bf_sxtb16(c), y = bf_sxtb16_ror8(c);
-        t0[2] = x, t0[6] = y, t1[1] = x, t1[5] = y, t2[0] = x, t2[4] = y;
-        a = bf_load32(more), b = bf_load32(more + channels), c = has_last ? bf_load32(more + 2 * channels) : zeros;
-        x = bf_sxtb16(a), y = bf_sxtb16_ror8(a);
-        t0[3] = x, t0[7] = y, t1[2] = x, t1[6] = y, t2[1] = x, t2[5] = y;
-        x = bf_sxtb16(b), y = bf_sxtb16_ror8(b);
-        t1[3] = x, t1[7] = y, t2[2] = x, t2[6] = y;
-        x = bf_sxtb16(c), y = bf_sxtb16_ror8(c);
-        t2[3] = x, t2[7] = y;
+    for (; rows > 0; rows--, from += pitch - channels) {
+        uint32_t *t0 = to, *t1 = t0 + 8 * words, *t2 = t1 + 8 * words;
+        const int8_t *more = from + 3 * channels;
+        for (const int8_t *end = from + channels; from != end; from += 4, more += 4, t0 += 8, t1 += 8, t2 += 8) {
+            KEEP(more);
+            KEEP(t0);
+            KEEP(t1);
+            KEEP(t2);
+            uint32_t a = has_first ? bf_load32(from) : zeros, b = bf_load32(from + channels);
+            uint32_t c = bf_load32(from + 2 * channels), x, y;
+            x = bf_sxtb16(a), y = bf_sxtb16_ror8(a);
+            t0[0] = x, t0[4] = y;
+            x = bf_sxtb16(b), y = bf_sxtb16_ror8(b);
+            t0[1] = x, t0[5] = y, t1[0] = x, t1[4] = y;
+            x = bf_sxtb16(c), y = bf_sxtb16_ror8(c);
+            t0[2] = x, t0[6] = y, t1[1] = x, t1[5] = y, t2[0] = x, t2[4] = y;
+            a = bf_load32(more), b = bf_load32(more + channels), c = has_last ? bf_load32(more + 2 * channels) : zeros;
+            x = bf_sxtb16(a), y = bf_sxtb16_ror8(a);
+            t0[3] = x, t0[7] = y, t1[2] = x, t1[6] = y, t2[1] = x, t2[5] = y;
+            x = bf_sxtb16(b), y = bf_sxtb16_ror8(b);
+            t1[3] = x, t1[7] = y, t2[2] = x, t2[6] = y;
+            x = bf_sxtb16(c), y = bf_sxtb16_ror8(c);
+            t2[3] = x, t2[7] = y;
+        }
+        to = t2;
     }
+    return to;
 }
 
-static __attribute__((noinline)) void pack_row_inside(uint32_t *to, const int8_t *from, uint32_t words)
+static __attribute__((noinline)) uint32_t *pack_rows_inside(uint32_t *to, const int8_t *from, uint32_t words,
+                                                            uint32_t rows, uint32_t pitch)
 {
-    pack_row(to, from, words, 1, 1, 0);
+    return pack_rows(to, from, words, rows, pitch, 1, 1, 0);
 }
 
-static __attribute__((noinline)) void pack_row_at_edge(uint32_t *to, const int8_t *from, uint32_t words, int has_first,
-                                                       int has_last, uint32_t zeros)
+static __attribute__((noinline)) uint32_t *pack_rows_at_edge(uint32_t *to, const int8_t *from, uint32_t words,
+                                                             uint32_t rows, uint32_t pitch, int has_first, int has_last,
+                                                             uint32_t zeros)
 {
-    pack_row(to, from, words, has_first, has_last, zeros);
+    return pack_rows(to, from, words, rows, pitch, has_first, has_last, zeros);
 }
 
 /* The windows at (y, x) to (y, x + 3), where they are three columns wide and reach at most one column outside. */
-static void pack_four(const struct bf_window *op, const int8_t *input, int32_t y, int32_t x, uint32_t *to)
+static inline __attribute__((always_inline)) void pack_four(const struct bf_window *op, const int8_t *input, int32_t y,
+                                                            int32_t x, uint32_t *to)
 {
-    uint32_t zeros = (uint8_t)op->in_zero * 0x01010101u, channels = op->in_c;
-    const int8_t *from = input + (y * op->in_w + x + 1) * (int32_t)channels;
+    uint32_t channels = op->in_c, row = 3 * channels, pitch = op->in_w * channels, rows = op->kernel_h;
+    int32_t below = y + (int32_t)rows - op->in_h;
+    if (y < 0) {
+        uint32_t above = (uint32_t)-y < rows ? (uint32_t)-y : rows;
+        to = pack_value(to, op->in_zero, above * row, 1);
+        rows -= above;
+        y = 0;
+    }
+    if (below > 0) {
+        rows -= (uint32_t)below < rows ? (uint32_t)below : rows;
+    }
+    const int8_t *from = input + (y * op->in_w + x) * (int32_t)channels;
     int has_first = x >= 0, has_last = x + 6 <= op->in_w;
-    for (int32_t end = y + op->kernel_h; y < end; y++, from += op->in_w * channels, to += 6 * channels) {
-        if (y < 0 || y >= op->in_h) {
-            pack_value(to, op->in_zero, 3 * channels, 1);
-        } else if (has_first && has_last) {
-            pack_row_inside(to, from, channels / 4);
-        } else {
-            pack_row_at_edge(to, from, channels / 4, has_first, has_last, zeros);
-        }
+    if (has_first && has_last) {
+        to = pack_rows_inside(to, from, channels / 4, rows, pitch);
+    } else {
+        to = pack_rows_at_edge(to, from, channels / 4, rows, pitch, has_first, has_last,
+                               (uint8_t)op->in_zero * 0x01010101u);
+    }
+    if (below > 0) {
+        pack_value(to, op->in_zero, (below < op->kernel_h ? (uint32_t)below : op->kernel_h) * row, 1);
     }
 }
 

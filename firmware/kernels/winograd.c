@@ -14,17 +14,18 @@
  * output channels meets them, 2 channels x 4 tiles in registers, point by point; then the 16 sums of a tile are
  * transformed to its outputs. Points come column by column, their rows in the order 1, 0, 2, 3, and the registers go on
  * from row 1 to row 0 and from row 2 to row 3: of the sums m, A' needs m1 + m0 + m2 and m1 - (m2 + m3). Weights: [pair of
- * channels][point][step][c0, c1], int16 pairs of input channels in the order of SXTB16: (0, 2), (1, 3). Where width or height is odd, a tile's second column or row is written to the place of the
- * first before that one. */
+ * channels][point][step][c0, c1], int16 pairs of input channels in the order of SXTB16: (0, 2), (1, 3).
+ * Where width or height is odd, a tile's second column or row is written to the place of the first before that one. */
 #include "columns.h"
 #include "requantize.h"
 
 #if BF_WITH_DSP
 #define POINTS 16u
 #define TILES 4u
+#define HALF (POINTS * TILES) /* of the sums of a pair of channels */
 
 struct tile {
-    uint32_t output;      /* byte of the upper left output */
+    uint32_t output;      /* twice the byte of the upper left output, and one more for the last tile of a group */
     uint32_t column, row; /* bytes to the right and to the lower one; 0 where there is none */
 };
 
@@ -124,7 +125,8 @@ __attribute__((naked, noinline)) static void transform_window(__attribute__((unu
 #define STEP(u) STEP_OF(u, 0, ACCUMULATE)
 #define STEP_BYTES "52" /* two loads of 16 bits, twelve instructions of 32 */
 
-/* sums[point][channel][tile] of a pair of channels, for 16 input channels: eight steps. */
+/* Sums of a pair of channels, for 16 input channels: eight steps. Sums lie behind the windows, [0, 1][point / 2][channel][tile]
+ * with rows 1 and 2 first, rows 0 and 3 behind: so both advance by 32 bytes in two points. */
 __attribute__((naked, noinline)) static void run_points_8(__attribute__((unused)) const uint32_t *windows,
                                                           __attribute__((unused)) const uint32_t *weights,
                                                           __attribute__((unused)) uint32_t steps,
@@ -134,21 +136,18 @@ __attribute__((naked, noinline)) static void run_points_8(__attribute__((unused)
         ".syntax unified\n"
         "push {r4-r11, lr}\n"
         "add r2, r1, #1024\n"
-        "vmov s3, r3\n"
         "vmov s7, r2\n"
         ".balign 4\n"
         "1:\n"
         STEP_OF(0, 0, MULTIPLY) STEP(1) STEP(2) STEP(3) STEP(4) STEP(5) STEP(6) STEP(7)
-        "vmov r2, s3\n"
-        "stm r2!, {r6-r12, r14}\n"
-        "vmov s3, r2\n"
+        "add r2, r0, #2048\n"
+        "stm r2, {r6-r12, r14}\n"
         STEP_OF(0, 8, ACCUMULATE) STEP_OF(1, 8, ACCUMULATE) STEP_OF(2, 8, ACCUMULATE) STEP_OF(3, 8, ACCUMULATE)
         STEP_OF(4, 8, ACCUMULATE) STEP_OF(5, 8, ACCUMULATE) STEP_OF(6, 8, ACCUMULATE) STEP_OF(7, 8, ACCUMULATE)
-        "vmov r2, s3\n"
+        "addw r2, r0, #2304\n"
         "adds r1, r1, #128\n"
         "adds r0, r0, #32\n"
-        "stm r2!, {r6-r12, r14}\n"
-        "vmov s3, r2\n"
+        "stm r2, {r6-r12, r14}\n"
         "vmov r2, s7\n"
         "cmp r1, r2\n"
         "bne 1b\n"
@@ -157,8 +156,8 @@ __attribute__((naked, noinline)) static void run_points_8(__attribute__((unused)
 
 /* The same for any number of steps, sixteen a turn, which fits an instruction cache of 1 KiB. The first turn of a point is entered behind the steps to skip, with
  * pointers moved back by as much: s1 entry, s2 end of the point's weights, s3 sums, s4 from the end of a point's windows
- * back to the next one's, s5 bytes of a point's weights, s6 the weights to skip, s7 end of the sums, s8 is 0 where the
- * next point goes on with the sums of this one. */
+ * back to the next one's, s5 bytes of a point's weights, s6 the weights to skip, s7 end of the first half of the sums, s8
+ * from this point's sums to the next one's: 256 where that one goes on with them, then -224. */
 __attribute__((naked, noinline)) static void run_points(__attribute__((unused)) const uint32_t *windows,
                                                         __attribute__((unused)) const uint32_t *weights,
                                                         __attribute__((unused)) uint32_t steps,
@@ -168,7 +167,7 @@ __attribute__((naked, noinline)) static void run_points(__attribute__((unused)) 
         ".syntax unified\n"
         "push {r4-r11, lr}\n"
         "vmov s3, r3\n"
-        "add r3, r3, #512\n"
+        "add r3, r3, #256\n"
         "vmov s7, r3\n"
         "lsl r3, r2, #3\n"
         "vmov s5, r3\n"
@@ -189,7 +188,7 @@ __attribute__((naked, noinline)) static void run_points(__attribute__((unused)) 
         "mla r2, r4, r2, r3\n"
         "orr r2, r2, #1\n"
         "vmov s1, r2\n"
-        "movs r3, #1\n"
+        "mov r3, #256\n"
         "vmov s8, r3\n"
         "1:\n"
         "movs r6, #0\n"
@@ -221,11 +220,12 @@ __attribute__((naked, noinline)) static void run_points(__attribute__((unused)) 
         "vmov r5, s8\n"
         "sub r0, r0, r3\n"
         "sub r1, r1, r4\n"
-        "stm r2!, {r6-r12, r14}\n"
+        "stm r2, {r6-r12, r14}\n"
+        "add r2, r2, r5\n"
         "vmov s3, r2\n"
-        "eors r5, r5, #1\n"
+        "rsbs r5, r5, #32\n"
         "vmov s8, r5\n"
-        "beq 2b\n"
+        "bmi 2b\n"
         "vmov r5, s7\n"
         "cmp r2, r5\n"
         "bne 1b\n"
@@ -233,13 +233,13 @@ __attribute__((naked, noinline)) static void run_points(__attribute__((unused)) 
 }
 
 /* The sums of four tiles and two channels -> outputs. r0 sums, r1 multiplier, r2 rounding, r3 shift, r4 tiles; s0 four
- * times the bias, s1 output, s2 end of the tiles, s3 end of the sums, s4 the next channel's numbers. Of each column of
+ * times the bias, s1 output, s3 end of the sums, s4 the next channel's numbers. Of each column of
  * points A' comes to a and b. */
 #define LOAD_COLUMN(j, a, b, c, d)                  \
-    "ldr " #b ", [r0, #128*" #j "]\n"               \
-    "ldr " #a ", [r0, #128*" #j "+32]\n"            \
-    "ldr " #c ", [r0, #128*" #j "+64]\n"            \
-    "ldr " #d ", [r0, #128*" #j "+96]\n"
+    "ldr " #b ", [r0, #64*" #j "]\n"                \
+    "ldr " #a ", [r0, #64*" #j "+256]\n"            \
+    "ldr " #c ", [r0, #64*" #j "+32]\n"             \
+    "ldr " #d ", [r0, #64*" #j "+288]\n"
 #define ADD_COLUMN(a, b, c, d)                      \
     "add " #a ", " #a ", " #c "\n"                  \
     "sub " #b ", " #b ", " #d "\n"
@@ -278,9 +278,7 @@ __attribute__((naked, noinline)) static void run_points(__attribute__((unused)) 
             "vmov s1, r1\n"                                                                                    \
             "vmov s4, r3\n"                                                                                    \
             "mov r4, r2\n"                                                                                     \
-            "add r5, r2, #48\n"                                                                                \
             "add r6, r0, #32\n"                                                                                \
-            "vmov s2, r5\n"                                                                                    \
             "vmov s3, r6\n"                                                                                    \
             "1:\n"                                                                                             \
             "vmov r3, s4\n"                                                                                    \
@@ -311,16 +309,15 @@ __attribute__((naked, noinline)) static void run_points(__attribute__((unused)) 
             requantize(r10) requantize(r11) requantize(r12) requantize(r14)                                    \
             "ldm r4!, {r5-r7}\n"                                                                               \
             "vmov r8, s1\n"                                                                                    \
+            "add.w r0, r0, #4\n"                                                                               \
+            "lsrs r5, r5, #1\n" /* carry: the last tile */                                                     \
             "add r5, r5, r8\n"                                                                                 \
             "add r8, r5, r7\n"                                                                                 \
             "strb r14, [r8, r6]\n"                                                                             \
             "strb r11, [r8]\n"                                                                                 \
             "strb r12, [r5, r6]\n"                                                                             \
             "strb r10, [r5]\n"                                                                                 \
-            "vmov r5, s2\n"                                                                                    \
-            "adds r0, r0, #4\n"                                                                                \
-            "cmp r4, r5\n"                                                                                     \
-            "bne 2b\n"                                                                                         \
+            "bcc 2b\n"                                                                                         \
             "vmov r5, s1\n"                                                                                    \
             "vmov r6, s3\n"                                                                                    \
             "subs r4, r4, #48\n"                                                                               \
@@ -369,18 +366,26 @@ static void transform_window(const int8_t *from, uint32_t pitch, uint32_t words,
     }
 }
 
-/* sums[point][channel][tile] of a pair of channels. */
+/* Sums of a pair of channels, [point % 2][point / 2][channel][tile]. */
 static void run_points(const uint32_t *windows, const uint32_t *weights, uint32_t steps, int32_t *sums)
 {
-    for (uint32_t point = 0; point < POINTS; point++, windows += TILES, sums += 2 * TILES) {
+    for (uint32_t point = 0; point < POINTS; point++, windows += TILES) {
         const uint32_t *window = windows;
-        for (uint32_t i = 0; i < 2 * TILES; i++) {
-            sums[i] = point % 2 == 0 ? 0 : sums[(int32_t)i - (int32_t)(2 * TILES)];
+        int32_t *m = sums + point / 2 * 2 * TILES;
+        if (point % 2 != 0) {
+            for (uint32_t i = 0; i < 2 * TILES; i++) {
+                m[HALF + i] = m[i];
+            }
+            m += HALF;
+        } else {
+            for (uint32_t i = 0; i < 2 * TILES; i++) {
+                m[i] = 0;
+            }
         }
         for (uint32_t step = 0; step < steps; step++, window += POINTS * TILES, weights += 2) {
             for (uint32_t tile = 0; tile < TILES; tile++) {
-                sums[tile] = bf_smlad(window[tile], weights[0], sums[tile]);
-                sums[TILES + tile] = bf_smlad(window[tile], weights[1], sums[TILES + tile]);
+                m[tile] = bf_smlad(window[tile], weights[0], m[tile]);
+                m[TILES + tile] = bf_smlad(window[tile], weights[1], m[TILES + tile]);
             }
         }
     }
@@ -394,9 +399,9 @@ static void finish_plain(const int32_t *sums, int8_t *output, const struct tile 
     for (const struct tile *tile = tiles; tile != tiles + TILES; tile++, sums++) {
         uint32_t z[2][4];
         for (uint32_t j = 0; j < 4; j++) {
-            const uint32_t *m = (const uint32_t *)sums + 8 * TILES * j;
-            z[0][j] = m[2 * TILES] + m[4 * TILES];
-            z[1][j] = m[0] - m[6 * TILES];
+            const uint32_t *m = (const uint32_t *)sums + 4 * TILES * j;
+            z[0][j] = m[HALF] + m[2 * TILES];
+            z[1][j] = m[0] - m[HALF + 2 * TILES];
         }
         for (uint32_t i = 4; i-- > 0;) {
             const uint32_t *row = z[i / 2];
@@ -408,23 +413,8 @@ static void finish_plain(const int32_t *sums, int8_t *output, const struct tile 
                 four = (int32_t)((uint32_t)(four >> 2) + (uint32_t)channel->bias);
                 value = bf_ssat8(bf_requantize(four, channel, out_zero));
             }
-            output[tile->output + (i / 2) * tile->row + (i % 2) * tile->column] = (int8_t)value;
+            output[tile->output / 2 + (i / 2) * tile->row + (i % 2) * tile->column] = (int8_t)value;
         }
-    }
-}
-
-/* A pair of channels, or the last one alone. */
-static void finish(const int32_t *sums, int8_t *output, const struct tile *tiles, const struct bf_channel *channels,
-                   uint32_t count, int32_t out_zero)
-{
-#if BY_ASSEMBLY
-    if (count > 1 && channels[0].rounding != 0 && channels[1].rounding != 0) {
-        (out_zero == -128 ? finish_unsigned : finish_signed)(sums, output, tiles, channels);
-        return;
-    }
-#endif
-    for (uint32_t i = 0; i < count && i < 2; i++) {
-        finish_plain(sums + TILES * i, output + i, tiles, channels + i, out_zero);
     }
 }
 
@@ -478,7 +468,7 @@ static void transform_tiles(const struct bf_window *op, const int8_t *input, uin
             copy_window(op, input, y, x, stage);
             transform_window(stage, 4u * op->in_c, op->in_c / 4u, windows + t);
         }
-        tiles[t].output = (row * op->out_w + column) * op->out_c;
+        tiles[t].output = 2 * ((row * op->out_w + column) * op->out_c) + (t == TILES - 1);
         tiles[t].column = column + 1 < op->out_w ? op->out_c : 0;
         tiles[t].row = row + 1 < op->out_h ? (uint32_t)op->out_w * op->out_c : 0;
         if (column + 2 < op->out_w) {
@@ -490,25 +480,59 @@ static void transform_tiles(const struct bf_window *op, const int8_t *input, uin
     }
 }
 
+typedef void points(const uint32_t *windows, const uint32_t *weights, uint32_t steps, int32_t *sums);
+typedef void finisher(const int32_t *sums, int8_t *output, const struct tile *tiles, const struct bf_channel *channel);
+
+static int is_pair(const struct bf_channel *channels)
+{
+    return channels[0].rounding != 0 && channels[1].rounding != 0;
+}
+
+/* A pair of any two channels, or the last one alone. */
+static void finish_any(finisher *finish_pair, const int32_t *sums, int8_t *output, const struct tile *tiles,
+                       const struct bf_channel *channels, int two, int32_t out_zero)
+{
+    if (finish_pair != 0 && two && is_pair(channels)) {
+        finish_pair(sums, output, tiles, channels);
+        return;
+    }
+    finish_plain(sums, output, tiles, channels, out_zero);
+    if (two) {
+        finish_plain(sums + TILES, output + 1, tiles, channels + 1, out_zero);
+    }
+}
+
 void bf_conv2d_winograd(const struct bf_window *op, const uint8_t *program, const int8_t *input, int8_t *output,
                         void *scratch)
 {
     const struct bf_channel *channels = (const struct bf_channel *)(program + op->channels);
+    const struct bf_channel *end = channels + op->out_c, *pairs_end = channels; /* of pairs that finish_pair takes */
     uint32_t across = (op->out_w + 1u) / 2, count = across * ((op->out_h + 1u) / 2), steps = op->steps;
     uint32_t *windows = scratch;
     int32_t *sums = (int32_t *)(windows + POINTS * TILES * steps);
     int8_t *stage = (int8_t *)(sums + POINTS * 2 * TILES);
+    points *run = run_points;
+    finisher *finish_pair = 0;
+#if BY_ASSEMBLY
+    run = steps == 8 ? run_points_8 : run_points;
+    finish_pair = op->out_zero == -128 ? finish_unsigned : finish_signed;
+    while (end - pairs_end > 1 && is_pair(pairs_end)) {
+        pairs_end += 2;
+    }
+#endif
     for (uint32_t first = 0; first < count; first += TILES) {
         const uint32_t *weights = (const uint32_t *)(program + op->weights);
+        const struct bf_channel *channel = channels;
+        int8_t *to = output;
         struct tile tiles[TILES];
         transform_tiles(op, input, 2 * (first / across), 2 * (first % across), tiles, windows, stage);
-        for (uint32_t c = 0; c < op->out_c; c += 2, weights += 2 * POINTS * steps) {
-#if BY_ASSEMBLY
-            (steps == 8 ? run_points_8 : run_points)(windows, weights, steps, sums);
-#else
-            run_points(windows, weights, steps, sums);
-#endif
-            finish(sums, output + c, tiles, channels + c, op->out_c - c, op->out_zero);
+        for (; channel < pairs_end; channel += 2, to += 2, weights += 2 * POINTS * steps) {
+            run(windows, weights, steps, sums);
+            finish_pair(sums, to, tiles, channel);
+        }
+        for (; channel < end; channel += 2, to += 2, weights += 2 * POINTS * steps) {
+            run(windows, weights, steps, sums);
+            finish_any(finish_pair, sums, to, tiles, channel, end - channel > 1, op->out_zero);
         }
     }
     bf_clamp_all(output, (uint32_t)op->out_h * op->out_w * op->out_c, op->least, op->greatest);
