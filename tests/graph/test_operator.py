@@ -92,6 +92,17 @@ def test_signature_is_readable() -> None:
     assert op.activation_bytes == (512, 512)
 
 
+def test_a_border_of_its_own_is_part_of_the_signature() -> None:
+    """A patch at the top of an image: a row above and a column at either side are outside it."""
+    op = Operator.parse("conv2d 7x8x1->6x8x8 k3x3 s1x1 p1:0,1:1 none int8")
+    assert (op.padding, op.pads) == ("explicit", ((1, 0), (1, 1)))
+    assert window_pads(op) == op.pads
+    with pytest.raises(GraphError, match="does not follow"):
+        replace(op, pads=((1, 1), (1, 1)))
+    with pytest.raises(GraphError, match="are not"):
+        replace(op, pads=((1, 0),))
+
+
 def test_an_algorithm_is_part_of_the_signature() -> None:
     """Only what differs from the usual is written, so that rows of older tables keep their keys."""
     text = "conv2d 8x8x16->8x8x16 k3x3 s1x1 same relu int8"

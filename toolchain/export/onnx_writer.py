@@ -25,7 +25,7 @@ from toolchain.errors import (
     UnsupportedError,
     VerificationError,
 )
-from toolchain.graph import Graph, Node, Operator, Shape, same_padding
+from toolchain.graph import Graph, Node, Operator, Shape, window_pads
 from toolchain.graph.graph import Array
 from toolchain.graph.operator import WEIGHTED
 
@@ -351,13 +351,8 @@ def _orders_differ(shape: Shape) -> bool:
 
 
 def _window(op: Operator) -> dict[str, Any]:
-    pads = (0, 0, 0, 0)
-    if op.padding == "same":
-        (top, bottom), (left, right) = (
-            same_padding(op.inputs[0][1 + i], op.kernel[i], op.stride[i]) for i in range(2)
-        )
-        pads = (top, left, bottom, right)
-    return {"kernel_shape": op.kernel, "strides": op.stride, "pads": pads}
+    (top, bottom), (left, right) = window_pads(op)
+    return {"kernel_shape": op.kernel, "strides": op.stride, "pads": (top, left, bottom, right)}
 
 
 def _normalise(model: onnx.ModelProto) -> None:

@@ -20,7 +20,7 @@ import flatbuffers
 import numpy as np
 import tflite
 
-from toolchain.errors import GraphError
+from toolchain.errors import GraphError, UnsupportedError
 from toolchain.graph.graph import Array, Graph, Node, Quantization
 from toolchain.graph.operator import WEIGHTED, Kind, Operator, Shape
 
@@ -207,6 +207,11 @@ def _add_hard_sigmoid(content: _Content, graph: Graph, node: Node, inputs: list[
 
 def _options(op: Operator) -> _Options | None:
     """The builtin options of an operator."""
+    if op.padding == "explicit":
+        raise UnsupportedError(
+            f"{op.signature}: a .tflite file has no operator with a border of its own",
+            remedy="it is a patch of an image, which only programs of boards have",
+        )
     activation = ("FusedActivationFunction", _ACTIVATIONS[op.activation])
     window = (
         ("Padding", _PADDINGS[op.padding]),

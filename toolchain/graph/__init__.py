@@ -10,7 +10,7 @@ from toolchain.graph.graph import (
     dequantize_array,
     quantize_array,
 )
-from toolchain.graph.operator import Operator, Shape, same_padding
+from toolchain.graph.operator import Operator, Shape, same_padding, window_pads
 
 __all__ = [
     "Arc",
@@ -25,4 +25,5 @@ __all__ = [
     "dequantize_array",
     "quantize_array",
     "same_padding",
+    "window_pads",
 ]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from toolchain.errors import GraphError
 from toolchain.graph.graph import Array, Graph, Node
-from toolchain.graph.operator import WEIGHTED, Activation, Kind, Operator, same_padding
+from toolchain.graph.operator import WEIGHTED, Activation, Kind, Operator, window_pads
 
 FloatArray = NDArray[np.float32]
 
@@ -87,12 +87,11 @@ def _run(graph: Graph, node: Node, values: dict[str, FloatArray]) -> FloatArray:
 
 
 def _windows(op: Operator, x: FloatArray, fill: float = 0.0) -> FloatArray:
-    """View N x OH x OW x KH x KW x C of the windows of `x`, padded with `fill` where padding is SAME."""
+    """View N x OH x OW x KH x KW x C of the windows of `x`, with `fill` in its border."""
     (kh, kw), (sh, sw) = op.kernel, op.stride
-    if op.padding == "same":
-        pads = ((0, 0), same_padding(x.shape[1], kh, sh), same_padding(x.shape[2], kw, sw), (0, 0))
-        if any(p for pair in pads for p in pair):
-            x = np.pad(x, pads, constant_values=fill)
+    pads = ((0, 0), *window_pads(op), (0, 0))
+    if any(p for pair in pads for p in pair):
+        x = np.pad(x, pads, constant_values=fill)
     (n, _, _, c), (bn, bh, bw, bc) = x.shape, x.strides
     _, oh, ow, _ = op.output
     return as_strided(x, (n, oh, ow, kh, kw, c), (bn, bh * sh, bw * sw, bh, bw, bc), writeable=False)

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from toolchain.errors import GraphError
 from toolchain.graph import fixed_point as fp
 from toolchain.graph.graph import Array, Graph, Node, Quantization
-from toolchain.graph.operator import WEIGHTED, Activation, Kind, Operator, same_padding
+from toolchain.graph.operator import WEIGHTED, Activation, Kind, Operator, window_pads
 
 Int8Array = NDArray[np.int8]
 
@@ -208,12 +208,10 @@ def _exact(products: int) -> type[np.float32] | type[np.float64]:
 
 
 def _padded(op: Operator, x: Array, fill: float) -> Array:
-    """The input with the border that SAME padding adds."""
+    """The input with its border."""
     if op.padding == "valid":
         return x
-    (kh, kw), (sh, sw) = op.kernel, op.stride
-    pads = ((0, 0), same_padding(x.shape[1], kh, sh), same_padding(x.shape[2], kw, sw), (0, 0))
-    return np.pad(x, pads, constant_values=fill)
+    return np.pad(x, ((0, 0), *window_pads(op), (0, 0)), constant_values=fill)
 
 
 def _taps(op: Operator, x: Array, fill: float) -> Iterator[tuple[int, int, Array]]:

@@ -32,7 +32,7 @@ Kind = Literal[
 # float graph. Quantisation folds it into the weights (reference: scale 1/256, saturation is the clamp); the
 # float writer emits RELU6 and MUL by 1/6.
 Activation = Literal["none", "relu", "relu6", "hard_sigmoid"]
-Padding = Literal["same", "valid"]
+Padding = Literal["same", "valid", "explicit"]
 DType = Literal["float32", "int8"]
 # How a runtime computes a convolution: by its definition, or as Winograd's F(2x2, 3x3). The result is the same bit for
 # bit; cycles, flash and scratch memory are not. A graph says nothing of it: a plan does (export/native/plan.py).
@@ -58,8 +58,9 @@ class Operator:
         output: shape of the output.
         kernel: (height, width) of the window; windowed kinds only.
         stride: (vertical, horizontal); windowed kinds only.
-        padding: TensorFlow's meaning of "same" and "valid"; windowed kinds only.
-        pads: (before, after) per dimension; kind "pad" only.
+        padding: TensorFlow's meaning of "same" and "valid"; "explicit" is a patch of an image, with the border that
+            `pads` says and no format but programs knows. Windowed kinds only.
+        pads: (before, after) per dimension of kind "pad"; of height and width where padding is "explicit".
         axis: dimension joined by "concatenation", counted from 0; else -1.
         activation: fused activation.
         dtype: "float32" or "int8".
@@ -101,10 +102,10 @@ class Operator:
             words += [
                 f"k{self.kernel[0]}x{self.kernel[1]}",
                 f"s{self.stride[0]}x{self.stride[1]}",
-                self.padding,
+                _pads(self.pads) if self.padding == "explicit" else self.padding,
             ]
         if self.kind == "pad":
-            words.append("p" + ",".join(f"{before}:{after}" for before, after in self.pads))
+            words.append(_pads(self.pads))
         if self.kind == "concatenation":
             words.append(f"axis{self.axis}")
         if self.kind in FUSING:
@@ -174,13 +175,28 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
+def window_pads(op: Operator) -> tuple[tuple[int, int], ...]:
+    """(before, after) of the border of a windowed operator's image, along height and width."""
+    if op.padding == "explicit":
+        return op.pads
+    if op.padding == "valid":
+        return (0, 0), (0, 0)
+    return tuple(same_padding(op.inputs[0][axis + 1], op.kernel[axis], op.stride[axis]) for axis in (0, 1))
+
+
 def window_output(
-    shape: Shape, kernel: tuple[int, int], stride: tuple[int, int], padding: Padding
+    shape: Shape,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: Padding,
+    pads: tuple[tuple[int, int], ...] = (),
 ) -> tuple[int, int]:
     """(height, width) of a windowed operator's output for an NHWC input shape."""
     if padding == "same":
         return -(-shape[1] // stride[0]), -(-shape[2] // stride[1])
-    return (shape[1] - kernel[0]) // stride[0] + 1, (shape[2] - kernel[1]) // stride[1] + 1
+    around = [sum(pair) for pair in pads] if padding == "explicit" else [0, 0]
+    height, width = ((shape[i + 1] + around[i] - kernel[i]) // stride[i] + 1 for i in (0, 1))
+    return height, width
 
 
 def infer_output(op: Operator) -> Shape:
@@ -232,7 +248,9 @@ def infer_output(op: Operator) -> Shape:
             raise fail("needs an NHWC input")
         if min(*op.kernel, *op.stride) < 1:
             raise fail("kernel and stride must be positive")
-        height, width = window_output(first, op.kernel, op.stride, op.padding)
+        if op.padding == "explicit" and (len(op.pads) != 2 or any(p < 0 for pair in op.pads for p in pair)):
+            raise fail(f"pads {op.pads} are not (before, after) of height and width")
+        height, width = window_output(first, op.kernel, op.stride, op.padding, op.pads)
         if height < 1 or width < 1:
             raise fail(f"kernel {op.kernel} is larger than the input")
         channels = first[3] if op.kind in ("average_pool", "max_pool") else op.output[-1]
@@ -254,6 +272,15 @@ def infer_output(op: Operator) -> Shape:
 
 def _dims(shape: Shape) -> str:
     return "x".join(str(d) for d in shape[1:]) or "-"
+
+
+def _pads(pads: tuple[tuple[int, int], ...]) -> str:
+    return "p" + ",".join(f"{before}:{after}" for before, after in pads)
+
+
+def _parse_pads(text: str) -> tuple[tuple[int, int], ...]:
+    pairs = [pair.split(":") for pair in text.removeprefix("p").split(",")]
+    return tuple((int(before), int(after)) for before, after in pairs)
 
 
 def _shape(text: str) -> Shape:
@@ -279,11 +306,11 @@ def _parse(signature: str) -> Operator:
     axis, activation = -1, "none"
     if kind in WINDOWED:
         kernel, stride = _pair(rest[0].removeprefix("k")), _pair(rest[1].removeprefix("s"))
-        padding = cast(Padding, rest[2])
+        padding = cast(Padding, "explicit" if rest[2].startswith("p") else rest[2])
+        pads = _parse_pads(rest[2]) if padding == "explicit" else ()
         rest = rest[3:]
     if kind == "pad":
-        pairs = [p.split(":") for p in rest.pop(0).removeprefix("p").split(",")]
-        pads = tuple((int(before), int(after)) for before, after in pairs)
+        pads = _parse_pads(rest.pop(0))
     if kind == "concatenation":
         axis = int(re.sub("^axis", "", rest.pop(0)))
     if kind in FUSING:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from toolchain.errors import GraphError
-from toolchain.graph import Graph, Node, Operator, same_padding
+from toolchain.graph import Graph, Node, Operator, window_pads
 from toolchain.graph.operator import WEIGHTED
 
 # NHWC dimension -> dimension of the tensor held inside.
@@ -77,9 +77,7 @@ def _activate(y: Tensor, op: Operator) -> Tensor:
 
 
 def _padded(op: Operator, x: Tensor, fill: float = 0.0) -> Tensor:
-    if op.padding == "valid":
-        return x
-    vertical, horizontal = (same_padding(int(x.shape[2 + i]), op.kernel[i], op.stride[i]) for i in range(2))
+    vertical, horizontal = window_pads(op)
     if not any((*vertical, *horizontal)):
         return x
     return F.pad(x, (*horizontal, *vertical), value=fill)

@@ -87,16 +87,16 @@ def binas_search(
         InfeasibleError: no network of the space keeps the budgets by the model, or none that was tried keeps them
             exactly.
     """
-    metrics = costs.arcs
+    chain, metrics = costs.alternatives()
     # Whether any network keeps the budgets is known before anything is trained.
-    solve(from_chain(costs.chain, lambda position, arc: 0.0, metrics), limits)
+    solve(from_chain(chain, lambda position, arc: 0.0, metrics), limits)
     torch.set_num_threads(project.config.project.threads)
     supernet, trained = trained_supernet(project, progress, force)
     contributions = contributions_of(project, supernet, trained, progress, force)
     estimator = contributions.estimator
     model = from_chain(
-        costs.chain,
-        [v.tolist() for v in estimator.arc_values(costs.chain)],
+        chain,
+        [v.tolist() for v in estimator.arc_values(chain)],
         metrics,
         value_base=estimator.base,
     )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from profilers.lut import Lut, Network
 from profilers.profile import profile_networks
+from profilers.settle import settled_plans
 from profilers.steady import steady_table
 from targets.session import model_format
-from toolchain.graph import Graph
+from toolchain.export.native.plan import Plan
+from toolchain.graph import Graph, Operator
 from toolchain.spaces import Architecture
 from toolchain.units import Budget
 from toolchain.workflow.config import TargetSection
@@ -56,6 +58,48 @@ def next_best(
         if all(b.keeps(exact[b.metric]) for b in limits):
             chosen.setdefault(architecture, score)
     return chosen
+
+
+def measure_patches(
+    project: Project, costs: Costs, networks: list[Architecture], wait: bool, progress: Progress
+) -> bool:
+    """Measure what the table lacks of the operators of these networks' patches, on every target with plans.
+
+    Returns:
+        Whether a row was missing: then prices have changed, and perhaps plans.
+
+    Raises:
+        DeviceError: a target cannot be opened or is busy.
+    """
+    wanted: dict[str, tuple[TargetCosts, dict[str, Graph]]] = {}
+    for one in costs.targets:
+        graphs = {}
+        for architecture in networks if one.plans is not None and one.values else ():
+            graph = structural_graph(project, architecture, one.target.precision)
+            with Lut.open(project.lut_path) as lut:
+                if lut.missing(one.stack, one.shares(graph, one.plan(graph)), one.metric):
+                    graphs[project.space.encode(architecture)] = graph
+        if graphs:
+            wanted[one.target.name] = one, graphs
+
+    def work(target: TargetSection, tell: Progress) -> None:
+        found, graphs = wanted[target.name]
+
+        def choose(graph: Graph, values: Mapping[Operator, float]) -> Plan:
+            return replace(found, patched=values).plan(graph)
+
+        with (
+            Lut.open(project.lut_path) as lut,
+            open_session(target.url, target.precision) as session,
+        ):
+            settled_plans(
+                lut, session, graphs, choose,
+                wait=wait, progress=lambda done, total: tell("patches", done, total, "operators"),
+            )  # fmt: skip
+
+    if wanted:
+        each([one.target for one, _ in wanted.values()], work, progress)
+    return bool(wanted)
 
 
 def measure(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -45,16 +45,22 @@ class Costs:
     Attributes:
         table: prices in batches; the `CostModel` of a search. Metrics have the names of `Config.metric`.
         targets: one by one, in the order of the project file.
-        chain: for exact selection: the space's arcs at the first target's precision, several for a candidate where
-            its programs have a choice of plans.
-        arcs: metric -> how it is made from the arcs of `chain`.
     """
 
     project: Project
     table: CostTable | PlannedTable
     targets: tuple[TargetCosts, ...]
-    chain: Chain
-    arcs: Mapping[str, ArcMetric]
+
+    @property
+    def chain(self) -> Chain:
+        """The space at the first target's precision."""
+        return self.targets[0].chain
+
+    def alternatives(self) -> tuple[Chain, Mapping[str, ArcMetric]]:
+        """For exact selection: the space with an arc for every choice of plans that may pay, ways through its first
+        positions patch by patch included, and how metrics are made from its arcs.
+        """
+        return _alternatives(self.project, self.targets)
 
     @property
     def fingerprint(self) -> str:
@@ -65,8 +71,12 @@ class Costs:
 
     @property
     def corrections(self) -> str:
-        """Changes with the corrections in force."""
-        return fingerprint([c.correction and c.correction.to_json() for c in self.targets if c.values])
+        """Changes with what is learned of chosen networks: the corrections in force, and the rows of patches."""
+        priced = [c for c in self.targets if c.values]
+        rows = [
+            sorted((op.signature, f"{v:.9g}") for op, v in c.patched.items()) for c in priced if c.patched
+        ]
+        return fingerprint([c.correction and c.correction.to_json() for c in priced], *rows)
 
     def under(self, limits: Iterable[Budget]) -> Costs:
         """The same with plans that keep these budgets, too; `table` and `exact` speak of such plans then."""
@@ -133,7 +143,7 @@ def open_costs(project: Project, budgeted: Sequence[str], *, strict: bool = Fals
         for target in owners:
             wanted[target.name].append(plain_metric(asked))
     found = tuple(open_target_costs(project, target, wanted[target.name], strict) for target in targets)
-    return Costs(project, _table(project, found), found, *_alternatives(project, found))
+    return Costs(project, _table(project, found), found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,12 +250,20 @@ def _patched(
 
 
 def _alternatives(project: Project, targets: Sequence[TargetCosts]) -> tuple[Chain, Mapping[str, ArcMetric]]:
-    """The chain with an arc for every choice of plans that may pay, and the metrics of its arcs."""
+    """See `Costs.alternatives`. A network that runs patch by patch takes a way of its own through copies of the states
+    within its prefix, and is on the usual way behind it: what a patch costs depends on the whole prefix.
+    """
     chain, sides = targets[0].chain, _along(project, targets)
     versions: dict[int, tuple[Arc, ...]] = {}
-    positions = []
-    for arcs in chain.arcs:
-        position: list[Arc] = []
+    positions: list[list[Arc]] = [[] for _ in chain.arcs]
+    states = [list(shapes) for shapes in chain.states]
+
+    def add(position: int, arc: Arc, version: tuple[Arc, ...]) -> None:
+        # A new object for each: metrics find what it stands for by identity.
+        positions[position].append(replace(arc, operators=version[0].operators))
+        versions[id(positions[position][-1])] = version
+
+    for position, arcs in enumerate(chain.arcs):
         for arc in arcs:
             ways = [
                 (side.other(arc),) if side.costs.plans is None
@@ -253,10 +271,20 @@ def _alternatives(project: Project, targets: Sequence[TargetCosts]) -> tuple[Cha
                 for side in sides
             ]  # fmt: skip
             for version in itertools.product(*ways):
-                # A new object for each: metrics find what it stands for by identity.
-                position.append(replace(arc, operators=version[0].operators))
-                versions[id(position[-1])] = version
-        positions.append(tuple(position))
+                add(position, arc, version)
+    every = itertools.product(*([_Way(0, side.costs.policy), *_ways(side.costs)] for side in sides))
+    for way in itertools.islice(every, 1, MOST_PREFIXES):
+        behind = max(one.positions for one in way)
+        first = [0, *(len(shapes) for shapes in states[1:behind]), 0]
+        for position in range(behind):
+            if position:
+                states[position] += chain.states[position]
+            for arc in chain.arcs[position]:
+                ran = (one.arc(side.other(arc)) for one, side in zip(way, sides, strict=True))
+                version = tuple(one for one in ran if one is not None)
+                if len(version) == len(sides):
+                    moved = replace(arc, start=arc.start + first[position], end=arc.end + first[position + 1])
+                    add(position, moved, version)
 
     def seen(found: ArcMetric, index: int) -> ArcMetric:
         return replace(found, value=lambda arc: found.value(versions[id(arc)][index]))
@@ -265,7 +293,33 @@ def _alternatives(project: Project, targets: Sequence[TargetCosts]) -> tuple[Cha
     for index, side in enumerate(sides):
         for name, found in side.costs.arcs.items():
             metrics.setdefault(side.names[name], seen(found, index))
-    return replace(chain, arcs=tuple(positions)), metrics
+    return Chain(tuple(map(tuple, states)), tuple(map(tuple, positions)), chain.choices), metrics
+
+
+@dataclass(frozen=True, eq=False)
+class _Way:
+    """How a target runs the first positions: so many of them in patches, `arc` gives each arc as it runs then, None for
+    one that cannot."""
+
+    positions: int
+    arc: Callable[[Arc], Arc | None]
+
+
+def _ways(costs: TargetCosts) -> Iterator[_Way]:
+    """The ways of a target's networks with patches, as `_table` has them."""
+    if costs.plans is None:
+        return
+    most = costs.bounds.get(RAM, math.inf)
+    prices = costs.plans.prices(costs.chain, most)
+    for head in prefixes(costs.chain, costs.footprint.ram, most):
+        for price in dict.fromkeys((prices[0], prices[-1])):
+            policy = costs.plans.policy(price, most)
+            bands = banded(costs.chain, head, policy)
+            yield _Way(head.positions, partial(_banded, bands, policy))
+
+
+def _banded(bands: Mapping[int, Arc | None], policy: Callable[[Arc], Arc], arc: Arc) -> Arc | None:
+    return bands[id(arc)] if id(arc) in bands else policy(arc)
 
 
 def evidence_text(costs: Costs, metric: str) -> str:

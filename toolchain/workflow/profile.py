@@ -21,6 +21,7 @@ from profilers.predicted import (
     next_to_measure,
 )
 from profilers.profile import ProfileReport, profile_networks, profile_operators, session_metric
+from profilers.settle import settled_plans
 from profilers.single import CONSTANT_NETWORKS, constant_models
 from profilers.steady import SteadyTable, steady_table
 from targets.session import Session, model_format
@@ -183,7 +184,7 @@ def _profile(
         operators = _operators(lut, session, space, how, progress)
         graphs = {**(constant_models() if session.device is not None else {}), **wanted.graphs}
         files = wanted.files if session.model_format == "onnx" else {}
-        plans = _plans(lut, session, graphs)
+        plans = _plans(lut, session, graphs, how, progress)
         networks = _networks(lut, session, graphs, files, plans, how, progress) if graphs else None
         table = steady_table(lut, stack, metric)
         filled = _filled(lut, stack, metric, table, space)
@@ -264,18 +265,19 @@ def _slow(lut: Lut, session: Session) -> list[Operator]:
     return [subject for subject in found if isinstance(subject, Operator)]
 
 
-def _plans(lut: Lut, session: Session, graphs: Mapping[str, Graph]) -> dict[str, Plan]:
+def _plans(
+    lut: Lut, session: Session, graphs: Mapping[str, Graph], how: _How, progress: Progress
+) -> dict[str, Plan]:
     """The fastest plans that the part has room for: networks are measured as they would be deployed."""
-    values = measured_operators(steady_table(lut, session.stack, session_metric(session)))
 
-    def cost(op: Operator) -> float:
-        return values.get(op, math.inf)
-
-    found = {}
-    for name, graph in graphs.items():
+    def choose(graph: Graph, values: Mapping[Operator, float]) -> Plan:
         footprint = footprint_of(session.model_format, graph.operators, session.device)
-        found[name] = footprint.plan(graph, footprint.limits, cost)
-    return found
+        return footprint.plan(graph, footprint.limits, lambda op: values.get(op, math.inf))
+
+    return settled_plans(
+        lut, session, graphs, choose,
+        wait=how.wait, progress=lambda done, total: progress("patches", done, total, "operators"),
+    )  # fmt: skip
 
 
 def _networks(

@@ -26,7 +26,14 @@ from toolchain.errors import InfeasibleError
 from toolchain.measurement import Measurement
 from toolchain.units import Budget, QuantileBudget
 from toolchain.workflow.budgets import asked_budgets, priced
-from toolchain.workflow.candidates import MeasuredCandidate, compared, measure, network_of, next_best
+from toolchain.workflow.candidates import (
+    MeasuredCandidate,
+    compared,
+    measure,
+    measure_patches,
+    network_of,
+    next_best,
+)
 from toolchain.workflow.costs import Costs, TargetCosts, calibration_fingerprint, scope_of
 from toolchain.workflow.models import structural_graph
 from toolchain.workflow.project import Progress, Project, fingerprint, silent
@@ -125,8 +132,20 @@ def search_in_rounds(
         values |= {"done": done, "began": began}
         project.write_record(STAGE, depends, {**values, "rounds": [asdict(one) for one in rounds]})
 
+    def selected(force: bool) -> SearchOutcome:
+        """What the search finds when all operators of its networks' patches are measured."""
+        found = search(project, progress=progress, budgets=budgets, force=force, strict=strict)
+        while limit and not done:
+            costs, limits = priced(project, asked, strict=strict)
+            if not measure_patches(
+                project, costs, list(next_best(project, costs, found, limits)), wait, progress
+            ):
+                break
+            found = search(project, progress=progress, budgets=budgets, strict=strict)
+        return found
+
     try:
-        found = _search(project, progress, budgets, force, strict)
+        found = selected(force)
     except InfeasibleError:
         if stored is None:  # earlier rounds led to a network that does not keep these budgets
             project.drop_record(STAGE)
@@ -174,23 +193,13 @@ def search_in_rounds(
         _keep(project, rounds[-1], measured)
         why = verdict
         try:
-            found = _search(project, progress, budgets, False, strict)
+            found = selected(False)
         except InfeasibleError:
             why = f"{verdict}; by the corrected costs no network keeps the budgets"
             write(done=True)
             raise
     write(done=True)
     return RoundsOutcome(found, tuple(rounds), tolerance, limit, settled, why, began)
-
-
-def _search(
-    project: Project,
-    progress: Progress,
-    budgets: tuple[Budget | QuantileBudget, ...],
-    force: bool,
-    strict: bool,
-) -> SearchOutcome:
-    return search(project, progress=progress, budgets=budgets, force=force, strict=strict)
 
 
 def _depends(project: Project, asked: tuple[Budget | QuantileBudget, ...], costs: Costs) -> dict[str, str]:

@@ -14,12 +14,13 @@ from profilers.lut import Lut, Network
 from profilers.plans import PlanSpace
 from profilers.predicted import Filled, failed_operators, fill, measured_operators
 from profilers.profile import session_metric
+from profilers.settle import patch_operators
 from profilers.steady import steady_table
 from targets.session import Description, Device, describe
 from toolchain.errors import LutError
 from toolchain.export.native.plan import Plan, estimated_cycles
 from toolchain.graph import Graph
-from toolchain.graph.chain import Chain
+from toolchain.graph.chain import Arc, Chain
 from toolchain.graph.operator import Operator
 from toolchain.measurement import Evidence, Stack
 from toolchain.workflow.config import TargetSection
@@ -42,6 +43,7 @@ class TargetCosts:
         values: operator -> value (a CPU's at its best speed), also of operators by other algorithms than the usual one;
             empty when nothing is budgeted or known.
         filled: which of them are predicted; None when none is.
+        patched: measured values of operators that the space has with other heights: those of patches.
         calibration: correction of sums, or None.
         correction: what networks near the optimum said of the calibrated sums, or None (profilers.correct).
         known: operators of a network -> its measured value; those behind the correction.
@@ -59,6 +61,7 @@ class TargetCosts:
     metric: str
     values: Mapping[Operator, float]
     filled: Filled | None
+    patched: Mapping[Operator, float]
     calibration: Calibration | None
     correction: Correction | None
     known: Mapping[tuple[Operator, ...], float]
@@ -96,11 +99,25 @@ class TargetCosts:
         """The plan that a network is priced, written and deployed with here: the fastest within the bounds."""
         return self.footprint.plan(graph, self.bounds, self.cost_of)
 
+    def policy(self, arc: Arc) -> Arc:
+        """An arc with its operators' fastest algorithms that fit the RAM."""
+        if self.plans is None:
+            return arc
+        return self.plans.policy(0.0, self.bounds.get(RAM, math.inf))(arc)
+
     def cost_of(self, op: Operator) -> float:
         """What plans are chosen by: the measured value of an operator under its algorithm, inf where it has none. An
         estimate where nothing is measured at all: then no time is reported either.
         """
-        return self.values.get(op, math.inf) if self.values else estimated_cycles(op, op.algorithm)
+        if not self.values:
+            return estimated_cycles(op, op.algorithm)
+        return self.values.get(op, self.patched.get(op, math.inf))
+
+    def shares(self, graph: Graph, plan: Plan) -> tuple[Operator, ...]:
+        """The operators of a plan's patches that have no value: they are taken as shares of whole ones."""
+        if not self.values:
+            return ()
+        return tuple(op for op in patch_operators(graph, plan) if self.cost_of(op) == math.inf)
 
     def of_graph(self, graph: Graph, plan: Plan | None = None) -> dict[str, float]:
         """A network's costs from its own graph under its plan; what is measured is the calibrated, corrected sum of its
@@ -125,7 +142,8 @@ class TargetCosts:
         parts = [replace(op, algorithm=algorithm) for op in plan.parts(graph, index)]
         usual = self.values[replace(whole, algorithm=algorithm)]
         size = math.prod(whole.output)
-        return sum(self.values.get(op, usual * math.prod(op.output) / size) for op in parts)
+        costs = ((op, self.cost_of(op)) for op in parts)
+        return sum(usual * math.prod(op.output) / size if cost == math.inf else cost for op, cost in costs)
 
     def measured(self, value: float) -> dict[str, float]:
         """A value of the measured metric, on a board also as a time."""
@@ -155,6 +173,7 @@ def open_target_costs(
     others = [op for op in with_algorithms(about.model_format, chain.operators) if op.algorithm != "direct"]
     values: Mapping[Operator, float] = {}
     filled = None
+    patched: Mapping[Operator, float] = {}
     calibration = None
     correction = None
     known: Mapping[tuple[Operator, ...], float] = {}
@@ -165,6 +184,8 @@ def open_target_costs(
             table = steady_table(lut, about.stack, metric)
             every = measured_operators(table)
             values = {op: every[op] for op in (*chain.operators, *others) if op in every}
+            alike = {_but_for_rows(op) for op in (*chain.operators, *others)}
+            patched = {op: v for op, v in every.items() if op not in values and _but_for_rows(op) in alike}
             missing = [op for op in chain.operators if op not in every]
             if missing and needed and strict:
                 every_one = len(chain.operators) + len(others)
@@ -196,7 +217,13 @@ def open_target_costs(
             )
     missing = [op for op in chain.operators if op not in values]
     if missing and not needed:
-        values, calibration, correction, basis = {}, None, None, []  # half a table prices nothing
+        values, patched, calibration, correction, basis = (
+            {},
+            {},
+            None,
+            None,
+            [],
+        )  # half a table prices nothing
     elif missing and not values:
         raise LutError(
             f"{project.lut_path.name} has no rows of {about.stack.label} for this space",
@@ -223,6 +250,7 @@ def open_target_costs(
         metric,
         values,
         filled,
+        patched,
         calibration,
         correction,
         known,
@@ -233,6 +261,12 @@ def open_target_costs(
         about.device,
         fingerprint(about.stack.fingerprint, basis, told),
     )
+
+
+def _but_for_rows(op: Operator) -> tuple[object, ...]:
+    """What a patch's operator has in common with the whole one."""
+    channels = tuple(shape[3] if len(shape) == 4 else shape for shape in op.inputs)
+    return (op.kind, channels, op.output[2:], op.kernel, op.stride, op.activation, op.dtype, op.algorithm)
 
 
 def _plans(

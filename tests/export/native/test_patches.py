@@ -182,7 +182,7 @@ def test_a_patch_is_priced_as_what_it_computes() -> None:
     assert len(ops) == 4 * 5 + 3
     assert (
         ops[4].signature
-        == "conv2d 9x33x16->4x16x16 k3x3 s2x2 valid " + graph.operators[4].activation + " int8"
+        == "conv2d 9x32x16->4x16x16 k3x3 s2x2 p0:0,0:1 " + graph.operators[4].activation + " int8"
     )
     assert ops[-3:] == graph.operators[-3:]
     assert Plan.from_dict(plan.as_dict()) == plan

@@ -21,7 +21,7 @@ from toolchain.errors import GraphError
 from toolchain.graph.graph import Graph
 from toolchain.graph.liveness import Lifetime, lifetimes
 from toolchain.graph.memory import NATIVE_ALIGNMENT
-from toolchain.graph.operator import WINDOWED, Operator, Shape, same_padding
+from toolchain.graph.operator import WINDOWED, Operator, window_output, window_pads
 
 _ELEMENTWISE: Final = ("add", "mul", "hard_swish")
 
@@ -45,10 +45,9 @@ class Part:
 
     Attributes:
         node: its index.
-        operator: what it is measured and priced as: without padding, on an input that has all that its windows read.
+        operator: what it computes, and is measured and priced as: of the rows that its windows meet, with the image's
+            border where there is one.
         rows: of the node's whole output: first, and one behind the last.
-        source: shape (height, width, channels) of its input's part of the image; of kinds with a window.
-        pads: rows and columns of padding above and left of it.
         skips: input -> byte of its place at which the part begins.
         into: byte of the output's place at which it writes.
     """
@@ -56,8 +55,6 @@ class Part:
     node: int
     operator: Operator
     rows: tuple[int, int]
-    source: Shape
-    pads: tuple[int, int]
     skips: Mapping[str, int]
     into: int
 
@@ -181,33 +178,37 @@ def _parts(graph: Graph, patches: Patches, rows: tuple[int, int]) -> tuple[Part,
                 "bytes",
                 remedy="take the plan from choose_plan",
             )
-        top, left = _padding(op)
-        pads = (max(0, top - made[0] * op.stride[0]), left)
-        source = (read[1] - read[0], *op.inputs[0][2:])
-        found.append(Part(index, _operator(op, made), made, source, pads, skips, into))
+        found.append(Part(index, _operator(op, made, read), made, skips, into))
     return tuple(found)
-
-
-def _padding(op: Operator) -> tuple[int, int]:
-    if op.kind not in WINDOWED or op.padding == "valid":
-        return 0, 0
-    top, left = (same_padding(op.inputs[0][axis + 1], op.kernel[axis], op.stride[axis])[0] for axis in (0, 1))
-    return top, left
 
 
 def _source_rows(op: Operator, rows: tuple[int, int]) -> tuple[int, int]:
     """The rows of the image that windows of these output rows meet."""
     if op.kind not in WINDOWED:
         return rows
-    begin = rows[0] * op.stride[0] - _padding(op)[0]
-    end = (rows[1] - 1) * op.stride[0] - _padding(op)[0] + op.kernel[0]
+    begin, end = _window_rows(op, rows)
     return max(0, begin), min(op.inputs[0][1], end)
 
 
-def _operator(op: Operator, rows: tuple[int, int]) -> Operator:
-    height, width = rows[1] - rows[0], op.output[2]
-    output = (1, height, *op.output[2:])
+def _window_rows(op: Operator, rows: tuple[int, int]) -> tuple[int, int]:
+    """The rows that windows of these output rows span, those of the border counted from the image's first."""
+    above = window_pads(op)[0][0]
+    begin, last = (row * op.stride[0] - above for row in (rows[0], rows[1] - 1))
+    return begin, last + op.kernel[0]
+
+
+def _operator(op: Operator, rows: tuple[int, int], read: tuple[int, int]) -> Operator:
+    """What computes these output rows from those rows of the image."""
+    output = (1, rows[1] - rows[0], *op.output[2:])
     if op.kind not in WINDOWED:
         return replace(op, inputs=(output,) * len(op.inputs), output=output)
-    size = ((n - 1) * s + k for n, s, k in zip((height, width), op.stride, op.kernel, strict=True))
-    return replace(op, inputs=((1, *size, op.inputs[0][3]),), output=output, padding="valid")
+    begin, end = _window_rows(op, rows)
+    pads = ((read[0] - begin, end - read[1]), window_pads(op)[1])
+    inputs = ((1, read[1] - read[0], *op.inputs[0][2:]),)
+    if not any(p for pair in pads for p in pair):
+        return replace(op, inputs=inputs, output=output, padding="valid")
+    part = replace(op, inputs=inputs, output=output, padding="explicit", pads=pads)
+    # One name for one thing: a patch with the border of a whole image is such an image.
+    shape = window_output(inputs[0], op.kernel, op.stride, "same")
+    whole = replace(op, inputs=inputs, output=(1, *shape, op.output[3]), padding="same")
+    return whole if (whole.output, window_pads(whole)) == (output, pads) else part

@@ -18,7 +18,7 @@ from toolchain.export.native import layout
 from toolchain.export.native.patches import Part
 from toolchain.graph import integer_reference as reference
 from toolchain.graph.graph import Graph, Node, Quantization
-from toolchain.graph.operator import Operator, Shape, same_padding
+from toolchain.graph.operator import Operator, Shape, window_pads
 
 _KIND: Final = {
     "conv2d": layout.CONV2D,
@@ -94,10 +94,8 @@ def window_body(
     chunk: int = 0,
     weights: int = 0,
     channels: int = 0,
-    part: Part | None = None,
 ) -> bytes:
-    """Fields of bf_window behind its head. A fully connected layer is a 1 x 1 image of all its inputs; a part of a node
-    says itself what it sees of the image.
+    """Fields of bf_window behind its head. A fully connected layer is a 1 x 1 image of all its inputs.
 
     Raises:
         UnsupportedError: a dimension above 65535.
@@ -107,11 +105,7 @@ def window_body(
         output: Shape = (1, 1, op.output[-1])
     else:
         source, output = op.inputs[0][1:], op.output[1:]
-    pads = [0, 0]
-    if op.padding == "same":
-        pads = [same_padding(source[i], op.kernel[i], op.stride[i])[0] for i in (0, 1)]
-    if part is not None:
-        source, pads = part.source, list(part.pads)
+    pads = [before for before, _ in window_pads(op)] if op.kind != "fully_connected" else [0, 0]
     numbers = (*source, *output, *op.kernel, *op.stride, *pads)
     if max(numbers) > _LARGEST_WORD:
         raise UnsupportedError(
@@ -171,7 +165,7 @@ def pieces_of(graph: Graph, index: int, node: Node, part: Part | None = None) ->
         return [_binary(op, index, names, inputs, output)]
     if op.kind in ("average_pool", "max_pool"):
         reference.check_pool_scales(op, inputs[0], output)
-        body = window_body(op, zeros, clamp, part=part)
+        body = window_body(op, zeros, clamp)
         return [Piece(index, names, _KIND[op.kind], lambda where: body)]
     if op.kind == "pad":
         reference.check_pad(op)

@@ -169,7 +169,6 @@ def _weighted(
             chunk=laid.chunk,
             weights=where.constants,
             channels=where.constants + len(rows),
-            part=part,
         ),
         laid.kernel,
         rows + laid.channels,
