@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toolchain.errors import GraphError
-from toolchain.graph import Operator, same_padding
+from toolchain.graph import Operator, same_padding, window_pads
 from toolchain.graph.operator import DType, Kind, Padding, window_output
 
 sizes = st.integers(1, 40)
