@@ -17,6 +17,7 @@ from toolchain.spaces.connas1d import hand_crafted, paper_chain, paper_tables
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "motor"))
 import deploy
+import proxy
 import searches
 import table
 
@@ -81,6 +82,22 @@ def test_the_paper_schedule_is_appendix_d2() -> None:
         250, 16, 0.0025, 0.0001, 5,
     )  # fmt: skip
     assert ConNAS1d(channels=full.channels).count() == 1_944_810_000
+
+
+def test_the_proxy_learns_from_the_training_split_and_never_sees_the_test_split() -> None:
+    """Two classes, each a level of its own, and a validation split with a quarter of its labels turned round.
+
+    What has learned is right in the other three quarters; the data have no test split at all.
+    """
+    rng = np.random.default_rng(0)
+    data: searches.Arrays = {}
+    for split, count in (("train", 256), ("val", 64)):
+        labels = np.arange(count) % 2
+        data[f"y_{split}"] = labels
+        data[f"x_{split}"] = (rng.normal(0, 0.1, (count, 8, 256)) + labels[:, None, None]).astype(np.float32)
+    data["y_val"][:16] = 1 - data["y_val"][:16]
+    network = SPACE.decode("conv8 id conv8 id conv8 id conv8 id")
+    assert proxy.proxy(network, searches.SCHEDULES["reduced"], data, epochs=4, seed=0) == 0.75
 
 
 @pytest.mark.slow
