@@ -9,6 +9,7 @@ from pathlib import Path
 
 from profilers.footprint import FLASH, ISA, RAM, footprint_of, with_algorithms
 from profilers.profile import operator_writer, program
+from profilers.settle import patch_operators
 from targets.session import Job, Result, Session, is_board
 from toolchain.errors import ConfigurationError, ModelFileError, VerificationError
 from toolchain.export.native.plan import DIRECT, Plan
@@ -123,13 +124,14 @@ def bench(path: Path, url: str, *, progress: Progress = silent, wait: bool = Fal
             results = _measure(session, jobs, progress, wait)
 
             def cost(op: Operator) -> float:
-                found = results[op.signature].measurement
-                return math.inf if found is None else found.value
+                found = results.get(op.signature)
+                return math.inf if found is None or found.measurement is None else found.measurement.value
 
             plan = footprint.plan(graph, footprint.limits, cost)
+            while missing := [op for op in patch_operators(graph, plan) if op.signature not in results]:
+                results |= _measure(session, [Job(op.signature, write(op)) for op in missing], progress, wait)
+                plan = footprint.plan(graph, footprint.limits, cost)
             jobs = [Job(_WHOLE, program(form, graph, plan))]
-            patches = [op for op in dict.fromkeys(plan.operators(graph)) if op.signature not in results]
-            jobs += [Job(op.signature, write(op)) for op in patches]
             if plan != DIRECT:
                 jobs.append(Job(_DIRECT, program(form, graph)))
             results |= _measure(session, jobs, progress, wait)
