@@ -186,6 +186,18 @@ void bf_pack_pixel(const struct bf_window *op, const int8_t *input, int32_t y, i
 #define KEEP(pointer) (void)(pointer)
 #endif
 
+/* Words of three pixels that are `channels` bytes apart: loads that follow each other save a cycle each. */
+static inline __attribute__((always_inline)) void load_three(const int8_t *from, uint32_t channels, uint32_t *a, uint32_t *b,
+                                                             uint32_t *c)
+{
+#if defined(__ARM_FEATURE_DSP)
+    __asm volatile("ldr %0, [%3]\n\tldr %1, [%3, %4]\n\tldr %2, [%3, %4, lsl #1]"
+                   : "=&r"(*a), "=&r"(*b), "=&r"(*c) : "r"(from), "r"(channels) : "memory");
+#else
+    *a = bf_load32(from), *b = bf_load32(from + channels), *c = bf_load32(from + 2 * channels);
+#endif
+}
+
 /* `rows` rows, `pitch` bytes apart, of four neighbouring windows of three columns with stride 1: six columns of the image,
  * each expanded once and stored for all windows that it is in. `from` is the first of them, `words` a pixel's channels / 4.
  * The first and the last may lie outside the image, where each of their words is `zeros`. */
@@ -202,15 +214,23 @@ static inline __attribute__((always_inline)) uint32_t *pack_rows(uint32_t *to, c
             KEEP(t0);
             KEEP(t1);
             KEEP(t2);
-            uint32_t a = has_first ? bf_load32(from) : zeros, b = bf_load32(from + channels);
-            uint32_t c = bf_load32(from + 2 * channels), x, y;
+            uint32_t a = zeros, b, c, x, y;
+            if (has_first) {
+                load_three(from, channels, &a, &b, &c);
+            } else {
+                b = bf_load32(from + channels), c = bf_load32(from + 2 * channels);
+            }
             x = bf_sxtb16(a), y = bf_sxtb16_ror8(a);
             t0[0] = x, t0[4] = y;
             x = bf_sxtb16(b), y = bf_sxtb16_ror8(b);
             t0[1] = x, t0[5] = y, t1[0] = x, t1[4] = y;
             x = bf_sxtb16(c), y = bf_sxtb16_ror8(c);
             t0[2] = x, t0[6] = y, t1[1] = x, t1[5] = y, t2[0] = x, t2[4] = y;
-            a = bf_load32(more), b = bf_load32(more + channels), c = has_last ? bf_load32(more + 2 * channels) : zeros;
+            if (has_last) {
+                load_three(more, channels, &a, &b, &c);
+            } else {
+                a = bf_load32(more), b = bf_load32(more + channels), c = zeros;
+            }
             x = bf_sxtb16(a), y = bf_sxtb16_ror8(a);
             t0[3] = x, t0[7] = y, t1[2] = x, t1[6] = y, t2[1] = x, t2[5] = y;
             x = bf_sxtb16(b), y = bf_sxtb16_ror8(b);
