@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 from searches import SCHEDULES, Arrays, Schedule
-from table import load, satisfied
+from table import load, named, satisfied
 
 from toolchain.spaces import Architecture, ConNAS1d
-from toolchain.spaces.connas1d import hand_crafted, paper_tables
+from toolchain.spaces.connas1d import paper_tables
 from toolchain.supernet.train import train_network
 
 
@@ -41,9 +41,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     space, data = ConNAS1d(), load(options.data)
-    known = hand_crafted(space)
     for text in options.networks:
-        architecture = known[text] if text in known else space.decode(text)
+        architecture = named(space, text)
         right = proxy(architecture, SCHEDULES["reduced"], data, options.epochs, options.seed)
         size = paper_tables(space, architecture)
         print(f"{100 * right:.2f} % of validation  {text}  {size.weight_bytes:,} B, peak {size.peak_bytes:,} B, "

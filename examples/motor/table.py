@@ -4,6 +4,7 @@
     python table.py motor-full.npz results                  # the reduced schedule, for a CPU
     python table.py motor-full.npz results --schedule full  # the paper's (appendix D.2); wants a GPU
     python table.py motor-full.npz results --items Conv1D-Reg,ConNAS+c4
+    python table.py motor-full.npz results --items "conv32 conv32 conv32 conv32 conv32 conv32 conv32 conv32"
 
 Every item is kept in the results folder as it is done, so a second call goes on. Constraints are the paper's, in its
 own accounting (`paper_tables`: float32, batch norm not folded); the int8 figures are of the file that is deployed.
@@ -166,7 +167,7 @@ def run(
                 write_json(kept, {name: searched.encode(a) for name, a in chosen.items()})
             found = searched.decode(json.loads(kept.read_text())[constraint])
         else:
-            found = _hand_crafted(space, item)
+            found = named(space, item)
         architecture = space.decode(searched.encode(found)) if constraint else found
         seconds = time.monotonic() - started
         row = _trained(folder, space.encode(architecture), item)
@@ -187,14 +188,17 @@ def _trained(folder: Path, text: str, item: str) -> dict[str, Any] | None:
     return None
 
 
-def _hand_crafted(space: ConNAS1d, name: str) -> Architecture:
-    """One of the hand-crafted models."""
+def named(space: ConNAS1d, name: str) -> Architecture:
+    """One of the hand-crafted models by its name, or a network as the table writes it ("conv32 id ds16 ...")."""
     models = hand_crafted(space)
-    if name not in models:
+    if name in models:
+        return models[name]
+    try:
+        return space.decode(name)
+    except ConfigurationError as error:
         raise ConfigurationError(
-            f"no model {name!r}", remedy=f"known: {', '.join(models)}, ConNAS+c1, exact+c1 ..."
-        )
-    return models[name]
+            f"no model {name!r}: {error}", remedy=f"known: {', '.join(models)}, ConNAS+c1, exact+c1 ..."
+        ) from error
 
 
 def show(folder: Path, items: Sequence[str]) -> None:
@@ -249,7 +253,7 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     data = load(options.data, options.normalize)
     run(items, schedule, data, options.folder, options.device, options.seed, options.every)
-    show(options.folder, every)
+    show(options.folder, list(dict.fromkeys([*every, *items])))
 
 
 if __name__ == "__main__":

@@ -65,6 +65,15 @@ def test_exact_selection_is_within_each_constraint_and_no_smaller_than_it_must(c
                 assert any(cost > budget.bound for cost, budget in zip(row, budgets, strict=True))
 
 
+def test_a_network_is_named_as_a_model_or_written_out() -> None:
+    """Both name the same network; what is neither says what would be."""
+    text = SPACE.encode(hand_crafted(SPACE)["Conv1D-Reg"])
+    assert table.named(SPACE, text) == table.named(SPACE, "Conv1D-Reg")
+    for wrong in ("Conv1D-Rag", "conv32 conv32"):
+        with pytest.raises(BoardfitError, match="Conv1D-Reg-Min"):
+            table.named(SPACE, wrong)
+
+
 def test_folds_hold_every_motor_out_once_and_whole() -> None:
     motors = np.repeat(np.arange(23), 3)
     held_out = np.zeros(len(motors), int)
