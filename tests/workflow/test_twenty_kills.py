@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.workflow.projects import edit, make_project
+from tests.workflow.projects import edit, make_project, same, timeless
 from tests.workflow.test_resume import FILES, kill_after, record, start
 from toolchain.cli import main
 from toolchain.errors import BoardfitError
@@ -54,32 +54,6 @@ def biased_project(folder: Path) -> Path:
                 Measurement("cycles", 0.8 * found.value, found.evidence, details=found.details),
             )
     return folder
-
-
-def timeless(value: Any) -> Any:
-    """A record without times of the day and durations."""
-    if isinstance(value, dict):
-        gone = ("seconds", "created_at", "checksum", "milliseconds")
-        return {key: timeless(item) for key, item in value.items() if key not in gone}
-    return [timeless(item) for item in value] if isinstance(value, list) else value
-
-
-def same(one: Any, other: Any, where: str) -> None:
-    """Equal, but for what a cycle is worth: a board's counter rounds by what ran before in the same session."""
-    assert type(one) is type(other), where
-    if isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for key, value in one.items():
-            same(value, other[key], f"{where}.{key}")
-    elif isinstance(one, list):
-        assert len(one) == len(other), where
-        for number, pair in enumerate(zip(one, other, strict=True)):
-            same(*pair, f"{where}[{number}]")
-    elif isinstance(one, float):
-        # One cycle in 20,000; an error in per cent moves by 0.01.
-        assert one == pytest.approx(other, rel=1e-4, abs=0.01 if "percent" in where else 0), where
-    else:
-        assert one == other, where
 
 
 def ended(process: subprocess.Popen[bytes]) -> None:
