@@ -134,7 +134,7 @@ def connas(
         evaluations=project.config.search.samples,
         checker=costs.exact,
         seed=config.seed,
-        progress=lambda done, total, note: step(done, total, "kept supernet"),
+        progress=lambda done, total, note: progress("select", done, total, "kept supernet"),
     )
     scores.save()
     accuracy = scores.accuracy
