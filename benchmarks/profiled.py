@@ -7,6 +7,7 @@ import tempfile
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,6 @@ def run(
 class _SpaceOnly(Project):
     """A project whose space needs no data set."""
 
-    @property
+    @cached_property
     def space(self) -> Space:
-        if "_space" not in self.__dict__:
-            self.__dict__["_space"] = load_space(self.config.space.name, **self.config.space.parameters)
-        return self.__dict__["_space"]  # type: ignore[no-any-return]
+        return load_space(self.config.space.name, **self.config.space.parameters)

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Final
 
 from profilers.cost import ArcMetric, CostTable
@@ -209,18 +209,12 @@ def _table(project: Project, targets: Sequence[TargetCosts]) -> CostTable | Plan
         most = costs.bounds.get(RAM, math.inf)
         if plans is not None:
             prices = plans.prices(costs.chain, most)
-            ends = tuple(dict.fromkeys((prices[0], prices[-1])))
-            heads = itertools.islice(prefixes(costs.chain, costs.footprint.ram, most), MOST_PREFIXES)
             policies.append(
                 Policies(
                     tuple(along.names[name] for name in costs.planned),
                     {along.names[name]: costs.bounds[name] for name in (FLASH, RAM) if name in costs.bounds},
                     [partial(_policy, make, chain, along, plans.policy(price, most)) for price in prices],
-                    [
-                        partial(_patched, make, chain, along, plans.policy(price, most), head)
-                        for head in heads
-                        for price in ends
-                    ],
+                    [partial(_patched, make, chain, along, way) for way in _ways(costs)],
                 )
             )
         # What belongs to the network (parameters, MACs) is the first target's.
@@ -236,17 +230,13 @@ def _policy(
     return make(chain, along.arcs(policy, along.costs.planned))
 
 
-def _patched(
-    make: Callable[..., CostTable], chain: Chain, along: _Along, policy: Callable[[Arc], Arc], prefix: Prefix
-) -> CostTable:
+def _patched(make: Callable[..., CostTable], chain: Chain, along: _Along, way: _Way) -> CostTable:
     """A policy whose first blocks run patch by patch; blocks that cannot are not available."""
-    bands = banded(along.costs.chain, prefix, policy)
-
-    def plan(arc: Arc) -> Arc:
-        return bands.get(id(arc)) or policy(arc)
-
-    able = [tuple(a for a in arcs if bands.get(id(along.other(a)), a) is not None) for arcs in chain.arcs]
-    return make(replace(chain, arcs=tuple(able)), along.arcs(plan, along.costs.planned))
+    able = [tuple(arc for arc in arcs if way.arc(along.other(arc)) is not None) for arcs in chain.arcs]
+    return make(
+        replace(chain, arcs=tuple(able)),
+        along.arcs(lambda arc: way.arc(arc) or arc, along.costs.planned),
+    )
 
 
 def _alternatives(project: Project, targets: Sequence[TargetCosts]) -> tuple[Chain, Mapping[str, ArcMetric]]:
@@ -306,20 +296,20 @@ class _Way:
 
 
 def _ways(costs: TargetCosts) -> Iterator[_Way]:
-    """The ways of a target's networks with patches, as `_table` has them."""
+    """The ways of a target's networks with patches. What their arcs become is found when it is first asked for."""
     if costs.plans is None:
         return
     most = costs.bounds.get(RAM, math.inf)
     prices = costs.plans.prices(costs.chain, most)
-    for head in prefixes(costs.chain, costs.footprint.ram, most):
+    heads = itertools.islice(prefixes(costs.chain, costs.footprint.ram, most), MOST_PREFIXES)
+    for head in heads:
         for price in dict.fromkeys((prices[0], prices[-1])):
-            policy = costs.plans.policy(price, most)
-            bands = banded(costs.chain, head, policy)
-            yield _Way(head.positions, partial(_banded, bands, policy))
+            yield _Way(head.positions, _banded(costs.chain, head, costs.plans.policy(price, most)))
 
 
-def _banded(bands: Mapping[int, Arc | None], policy: Callable[[Arc], Arc], arc: Arc) -> Arc | None:
-    return bands[id(arc)] if id(arc) in bands else policy(arc)
+def _banded(chain: Chain, head: Prefix, policy: Callable[[Arc], Arc]) -> Callable[[Arc], Arc | None]:
+    bands = cache(lambda: banded(chain, head, policy))
+    return lambda arc: bands()[id(arc)] if id(arc) in bands() else policy(arc)
 
 
 def evidence_text(costs: Costs, metric: str) -> str:
