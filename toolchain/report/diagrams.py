@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from toolchain.report.document import Course, Effect, Memory, Network, Rounds, Table
 from toolchain.report.drawing import CHOSEN, COLOURS, GREY, INK, PAPER, figure, rim, scaled, svg
 from toolchain.report.number import Number, finite, shown
+from toolchain.search.front import undominated
 from toolchain.units import format_value, plain_metric
 
 Points = list[tuple[float, float, str]]
@@ -24,12 +25,13 @@ def front(course: Course, metric: str, budget: Number | None, name: str) -> str:
     if not known:
         return ""
     unit, scale = scaled(metric, max(_cost(n, metric) for n in known))
+    points = [(_cost(n, metric) / scale, _score(n)) for n in known]
     with figure(4.1) as drawn:
         axes = drawn.add_subplot()
         line = (
             [(x / scale, 100 * y) for x, y in course.front]
             if course.front_metric == metric
-            else _pareto([(_cost(n, metric) / scale, _score(n)) for n in known])
+            else [points[index] for index in undominated(points)]
         )
         if len(line) > 1:
             axes.step(
@@ -274,15 +276,6 @@ def _cost(network: Network, metric: str) -> float:
 
 def _score(network: Network) -> float:
     return 100 * (network.score.value or 0.0) if network.score is not None else 0.0
-
-
-def _pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that no other beats in both, costs ascending."""
-    best: list[tuple[float, float]] = []
-    for x, y in sorted(points, key=lambda p: (p[0], -p[1])):
-        if not best or y > best[-1][1]:
-            best.append((x, y))
-    return best
 
 
 def _tip(network: Network, metric: str) -> str:

@@ -66,13 +66,19 @@ def explore_front(
 
 def front_of(cost: CostModel, scores: Mapping[Architecture, float], metric: str) -> tuple[Architecture, ...]:
     """The architectures that no other beats in both score and cost, from the cheapest to the best."""
-    known = list(scores)
+    known = sorted(scores)
     prices = cost.price(np.array(known))[:, list(cost.metrics).index(metric)]
-    found: list[Architecture] = []
-    for index in sorted(range(len(known)), key=lambda i: (prices[i], -scores[known[i]], known[i])):
-        if not found or scores[known[index]] > scores[found[-1]]:
-            found.append(known[index])
-    return tuple(found)
+    points = [(float(price), scores[a]) for price, a in zip(prices, known, strict=True)]
+    return tuple(known[index] for index in undominated(points))
+
+
+def undominated(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the (cost, score) that no other beats in both, costs ascending; of equal ones the first."""
+    found: list[int] = []
+    for index in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
+        if not found or points[index][1] > points[found[-1]][1]:
+            found.append(index)
+    return found
 
 
 def _fresh_swap(
