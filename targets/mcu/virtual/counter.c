@@ -43,7 +43,9 @@ struct state {
     uint32_t previous, previous_end; /* block + 1, 0: none */
     uint32_t reason;
     uint64_t instructions, cycles, fuel; /* fuel in halfwords of code */
-    /* time: now = factor * cycles + line_cycles * lines + idle */
+    /* time: now = the sum of factor * cycles + line_cycles * lines between readings, each rounded, + idle. A reading ends at
+     * a whole cycle, so what passes between two of them does not depend on what was before. */
+    uint64_t time, cycles_read;
     double factor, line_cycles;
     const volatile uint32_t *lines; /* the firmware's bf_constant_lines, in the host's memory; 0: it has none */
     uint64_t line_total;
@@ -68,12 +70,15 @@ struct state {
 
 EXPORT uint64_t bf_now(struct state *s)
 {
+    uint32_t lines = 0;
     if (s->lines) {
-        uint32_t lines = *s->lines;
-        s->line_total += (uint32_t)(lines - s->line_last);
-        s->line_last = lines;
+        lines = *s->lines - s->line_last;
+        s->line_last += lines;
+        s->line_total += lines;
     }
-    return (uint64_t)(s->factor * (double)s->cycles + s->line_cycles * (double)s->line_total) + s->idle;
+    s->time += (uint64_t)(s->factor * (double)(s->cycles - s->cycles_read) + s->line_cycles * (double)lines + 0.5);
+    s->cycles_read = s->cycles;
+    return s->time + s->idle;
 }
 
 static uint32_t find(struct state *s, uint32_t address, uint32_t size)

@@ -68,8 +68,8 @@ class State(ctypes.Structure):
         ("slots", ctypes.POINTER(Slot)), ("blocks", ctypes.POINTER(Block)), ("resolve", RESOLVE), ("stop", _pointer),
         ("mask", _u32), ("previous", _u32), ("previous_end", _u32), ("reason", _u32),
         ("instructions", _u64), ("cycles", _u64), ("fuel", _u64),
-        ("factor", ctypes.c_double), ("line_cycles", ctypes.c_double), ("lines", ctypes.POINTER(_u32)),
-        ("line_total", _u64), ("line_last", _u32), ("idle_step", _u32), ("idle", _u64),
+        ("time", _u64), ("cycles_read", _u64), ("factor", ctypes.c_double), ("line_cycles", ctypes.c_double),
+        ("lines", ctypes.POINTER(_u32)), ("line_total", _u64), ("line_last", _u32), ("idle_step", _u32), ("idle", _u64),
         ("rx", ctypes.POINTER(ctypes.c_uint8)), ("tx", ctypes.POINTER(ctypes.c_uint8)),
         ("rx_head", _u32), ("rx_tail", _u32), ("rx_mask", _u32), ("tx_count", _u32), ("tx_wanted", _u32),
         ("tx_size", _u32), ("polls", _u32), ("status_at", _u32), ("read_at", _u32), ("write_at", _u32),
@@ -126,11 +126,14 @@ class PythonHooks(Hooks):
 
     def now(self) -> int:
         s = self._s
+        lines = 0
         if s.lines:
-            lines = s.lines[0]
-            s.line_total += (lines - s.line_last) & 0xFFFFFFFF
-            s.line_last = lines
-        return int(s.factor * s.cycles + s.line_cycles * s.line_total) + int(s.idle)
+            lines = (s.lines[0] - s.line_last) & 0xFFFFFFFF
+            s.line_last = s.lines[0]
+            s.line_total += lines
+        s.time += int(s.factor * (s.cycles - s.cycles_read) + s.line_cycles * lines + 0.5)
+        s.cycles_read = s.cycles
+        return int(s.time) + int(s.idle)
 
     def block(self, engine: object, address: int, size: int, user: object) -> None:
         s = self._s

@@ -363,7 +363,10 @@ class VirtualMachine:
         return reason
 
     def _interrupt(self) -> None:
-        """Run the handler of SysTick (exception 15), between two blocks of the program."""
+        """Run the handler of SysTick (exception 15), between two blocks of the program.
+
+        It takes none of the counter's time, so that a count does not depend on whether a wrap fell into it.
+        """
         state = self._state
         if not self._hooks.systick_due():
             return
@@ -373,6 +376,8 @@ class VirtualMachine:
         self._hooks.systick_serve()
         saved = [self._engine.reg_read(register) for register in _SAVED]
         back = self._pc
+        self._hooks.now()
+        begun = state.time
         # The handler returns to the vector table, where no code is: the engine would run through an address in the
         # middle of code that it has translated already.
         end = self.part.flash_address
@@ -395,6 +400,8 @@ class VirtualMachine:
             self._engine.reg_write(register, value)
         self._pc = back
         state.previous = 0
+        self._hooks.now()
+        state.time = begun
         self._hooks.systick_due()
 
     # ---- what goes wrong ---------------------------------------------------------------------------------------

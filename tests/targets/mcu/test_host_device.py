@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 
 from profilers.single import operator_model
 from targets.mcu import wire
-from targets.mcu.link import BoardLink, Refused
+from targets.mcu.link import BoardLink, Refused, RunResult
 from targets.mcu.port import open_port
 from targets.mcu.wire import Status
 from tests.random_graphs import int8_graphs
@@ -123,20 +122,28 @@ def test_depthwise_in_place_on_a_virtual_board(virtual: BoardLink) -> None:
     check(virtual, graphs, 3)
 
 
-def test_a_virtual_board_repeats_itself_to_the_cycle(virtual: BoardLink) -> None:
-    graph = _any_graph()
-    program = write_program(graph)
-    virtual.write_slot(0, program)
-    seen = []
-    for _ in range(2):
+def test_a_count_does_not_depend_on_what_ran_before(virtual: BoardLink) -> None:
+    """The model counts fractions of cycles and the counter whole ones: a run starts anew from a whole one."""
+    op = Operator.parse("max_pool 4x4x4->2x2x4 k2x2 s2x2 valid none int8")
+    graphs = [
+        _any_graph(),
+        operator_model(op),
+        operator_model(Operator.parse("fully_connected 7->5 none int8")),
+    ]
+    programs = [write_program(graph) for graph in graphs]
+    image, offsets = packed(programs)
+    virtual.write_slot(0, image)
+    seen: list[dict[int, tuple[RunResult, tuple[int, ...]]]] = []
+    for order in ((0, 1, 2), (2, 0, 1), (1, 1, 2, 0, 0)):
         virtual.reset()
-        virtual.open_model(0, len(program))
-        virtual.fill_input(1)
-        seen.append(virtual.run(1, 2))
-    first, second = seen
-    # The counter shows whole cycles of a model that counts fractions, so where a run starts decides on one cycle.
-    assert max(*first.ticks, *second.ticks) - min(*first.ticks, *second.ticks) <= 1
-    assert replace(first, ticks=()) == replace(second, ticks=())
+        seen.append({})
+        for number in order:
+            virtual.open_model(offsets[number], len(programs[number]))
+            virtual.fill_input(1)
+            result = virtual.run(0, 5, operators=True)
+            assert len(set(result.ticks)) == 1
+            seen[-1][number] = result, virtual.operator_ticks()
+    assert seen[0] == seen[1] == seen[2]
 
 
 def test_damaged_programs_are_refused(host: BoardLink) -> None:
