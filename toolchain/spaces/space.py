@@ -14,13 +14,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from toolchain.errors import BoardfitError, ConfigurationError
 from toolchain.graph.chain import Arc, Chain
@@ -28,6 +26,7 @@ from toolchain.graph.graph import Graph
 from toolchain.graph.liveness import Live, live_peak_bytes, live_steps
 from toolchain.graph.lower import lower
 from toolchain.graph.operator import DType, Operator, Shape
+from toolchain.spaces.shapes import output_shape
 
 Architecture = tuple[int, ...]
 
@@ -628,50 +627,6 @@ def _without_dead_ends(
         numbers = before
     # A kept state is reachable still: the state before it can reach the head through it, so it is kept too.
     return tuple(states), tuple(steps)
-
-
-class _ShapesOnly(TorchFunctionMode):
-    """Leave out what changes no shape: torch does batch norm on the meta device in Python, 10 ms each."""
-
-    _SAME = (
-        functional.batch_norm,
-        functional.relu,
-        functional.relu6,
-        functional.hardswish,
-        functional.hardsigmoid,
-    )
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        return args[0] if func in self._SAME else func(*args, **(kwargs or {}))
-
-
-def output_shape(module: nn.Module, shape: Shape, where: str, device: str = "meta") -> Shape:
-    """Shape that a module gives for one sample; on torch's meta device without weights or arithmetic.
-
-    Args:
-        shape: of the sample, torch's without the batch; the result is the same kind.
-        where: what is being run, for messages.
-
-    Raises:
-        ConfigurationError: the module does not take that shape, or gives something else than one tensor.
-    """
-    try:
-        with torch.no_grad(), _ShapesOnly():
-            output = module.eval()(torch.zeros((1, *shape), device=device))
-    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigurationError(
-            f"{where}: {reason}", remedy="let block() return None where a candidate is not available"
-        ) from error
-    if not isinstance(output, torch.Tensor) or output.ndim < 2:
-        raise ConfigurationError(f"{where}: a block must give one tensor with a batch and channels")
-    return tuple(int(size) for size in output.shape[1:])
 
 
 def _lower_module(module: nn.Module, shape: Shape, where: str) -> _Lowered:

@@ -18,7 +18,7 @@ from torch.nn import functional
 from toolchain.errors import ConfigurationError
 from toolchain.graph.operator import Shape
 from toolchain.spaces import Residual, Space, Step
-from toolchain.spaces.space import output_shape
+from toolchain.spaces.shapes import output_shape
 from toolchain.supernet.shared import SharedWeights
 
 _TINY = 1e-12
