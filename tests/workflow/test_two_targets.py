@@ -211,4 +211,4 @@ def test_two_boards_are_measured_side_by_side(tmp_path: Path) -> None:
     assert rows.keys() == expected.keys()
     for subject, found in rows.items():
         assert found.details["output_crc32"] == expected[subject].details["output_crc32"]
-        assert abs(found.value - expected[subject].value) <= 1
+        assert found.value == expected[subject].value
