@@ -529,7 +529,7 @@ def test_time_left_counts_down_and_does_not_jump() -> None:
 
 
 def test_the_whole_loop(boardfit: Command, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("toolchain.workflow.export._ONNX_PACKAGES", ("a_package_that_is_not_there",))
+    monkeypatch.setattr("toolchain.workflow.exported.ONNX_PACKAGES", ("a_package_that_is_not_there",))
     edit(tiny, "[training]\nepochs = 1\n", "[training]\nepochs = 12\n")
     outcome = boardfit("run", "-C", tiny, "--json")
     assert outcome.code == 0, outcome.err

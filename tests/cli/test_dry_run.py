@@ -50,7 +50,7 @@ def dry(boardfit: Command, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dic
 def test_before_and_after_a_run(
     boardfit: Command, dry: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("toolchain.workflow.export._ONNX_PACKAGES", ("a_package_that_is_not_there",))
+    monkeypatch.setattr("toolchain.workflow.exported.ONNX_PACKAGES", ("a_package_that_is_not_there",))
     folder = make_project(tmp_path / "tiny", search_epochs=2, epochs=8)
     first = dry("run", folder)
     assert [first[stage]["does"] for stage in ("profile", "search", "export", "deploy")] == ["do"] * 4

@@ -10,7 +10,7 @@ import pytest
 from targets import host
 from targets.timing import Settings
 from tests.workflow.projects import make_project
-from toolchain.workflow import export
+from toolchain.workflow import exported
 from toolchain.workflow.project import open_project
 from toolchain.workflow.run import run
 
@@ -29,7 +29,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def without_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
     """Writing ONNX files takes most of an export's time."""
-    monkeypatch.setattr(export, "_ONNX_PACKAGES", ("a_package_that_is_not_there",))
+    monkeypatch.setattr(exported, "ONNX_PACKAGES", ("a_package_that_is_not_there",))
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +37,7 @@ def _finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         be_quick(patch, folder / "cache")
-        patch.setattr(export, "_ONNX_PACKAGES", ("a_package_that_is_not_there",))
+        patch.setattr(exported, "ONNX_PACKAGES", ("a_package_that_is_not_there",))
         run(open_project(make_project(folder / "tiny")))
     return folder / "tiny"
 

@@ -22,7 +22,8 @@ from toolchain.report.document import Report
 from toolchain.report.html import Html
 from toolchain.report.page import page
 from toolchain.workflow.project import open_project
-from toolchain.workflow.report import gather, load_report, write_report
+from toolchain.workflow.report import gather, write_report
+from toolchain.workflow.report_load import load_report
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 

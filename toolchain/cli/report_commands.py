@@ -61,7 +61,7 @@ def compare(
     """Two runs side by side. Refuses (exit 3) to compare numbers of different evidence or of different stacks."""
     from toolchain.report.markdown import runs_markdown
     from toolchain.report.runs import compare_reports, rows_of
-    from toolchain.workflow.report import load_report
+    from toolchain.workflow.report_load import load_report
 
     if as_json and as_markdown:
         raise UsageError("--json and --markdown exclude each other", remedy="give one of them")

@@ -27,7 +27,7 @@ from toolchain.units import Budget
 from toolchain.workflow.accuracy import AccuracyStep, accuracy_steps
 from toolchain.workflow.config import TargetSection
 from toolchain.workflow.deploy_check import check_outputs, read_exported
-from toolchain.workflow.export import (
+from toolchain.workflow.exported import (
     FLOAT_ONNX,
     FLOAT_PT2,
     FLOAT_TFLITE,

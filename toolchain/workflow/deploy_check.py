@@ -17,7 +17,7 @@ from toolchain.graph.float_reference import run_float
 from toolchain.graph.integer_reference import run_int8
 from toolchain.graph.tflite_reader import read_tflite
 from toolchain.workflow.data import to_nhwc
-from toolchain.workflow.export import FLOAT_PT2, FLOAT_TFLITE, INT8_ONNX, INT8_TFLITE
+from toolchain.workflow.exported import FLOAT_PT2, FLOAT_TFLITE, INT8_ONNX, INT8_TFLITE
 from toolchain.workflow.project import Project
 
 # An engine rounds in its own way (XNNPACK differs from TFLite Micro by a few steps); most answers must stay.

@@ -24,7 +24,7 @@ from toolchain.units import Budget, QuantileBudget
 from toolchain.workflow.budgets import asked_budgets, priced
 from toolchain.workflow.config import TargetSection, parse_share
 from toolchain.workflow.deploy import check_exported
-from toolchain.workflow.export import changed_file, export_inputs
+from toolchain.workflow.exported import changed_file, export_inputs
 from toolchain.workflow.methods import connas_config
 from toolchain.workflow.pace import part_name, seconds_of
 from toolchain.workflow.profile import calibration_networks

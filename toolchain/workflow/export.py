@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +14,9 @@ from torch import nn
 
 from profilers.footprint import ISA
 from profilers.profile import program
-from targets.session import ModelFormat, model_format
 from toolchain.errors import ConfigurationError, LutError
 from toolchain.export.native.c_project import write_c_project
-from toolchain.export.native.plan import DIRECT, Plan
+from toolchain.export.native.plan import DIRECT
 from toolchain.export.onnx_writer import quantize_onnx, write_onnx
 from toolchain.export.tflite_writer import write_tflite
 from toolchain.export.torch_writer import write_pt2
@@ -33,19 +30,22 @@ from toolchain.quantize.qat import train_quantized
 from toolchain.spaces import Architecture
 from toolchain.supernet.checkpoint import save_checkpoint
 from toolchain.supernet.train import train_network
+from toolchain.workflow.exported import (
+    FLOAT_ONNX,
+    FLOAT_PT2,
+    FLOAT_TFLITE,
+    INT8_ONNX,
+    INT8_TFLITE,
+    MODEL_JSON,
+    STAGE,
+    WEIGHTS,
+    changed_file,
+    export_inputs,
+    programs,
+    sha256_of,
+    wanted_files,
+)
 from toolchain.workflow.project import Progress, Project, fingerprint, silent
-
-STAGE = "export"
-FLOAT_TFLITE, INT8_TFLITE = "model_float.tflite", "model_int8.tflite"
-FLOAT_ONNX, INT8_ONNX = "model_float.onnx", "model_int8.onnx"
-FLOAT_PT2 = "model_float.pt2"  # only for the torch engine
-# Only for boards: programs are laid out for the core's kernels.
-PROGRAMS: Final[Mapping[ModelFormat, str]] = {
-    "native-dsp": "model_int8.bfp",
-    "native-plain": "model_int8_plain.bfp",
-}
-_ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-WEIGHTS, MODEL_JSON = "weights.safetensors", "model.json"
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def export(
     _describe(project, outcome, int8)
     if verification.ok:
         written = (*outcome.files, WEIGHTS, MODEL_JSON)
-        digests = {name: _digest(project.model_folder / name) for name in written}
+        digests = {name: sha256_of(project.model_folder / name) for name in written}
         project.write_record(STAGE, inputs, {**_as_record(outcome), "sha256": digests})
     return outcome
 
@@ -183,22 +183,6 @@ def export_c(project: Project, folder: Path) -> CProject:
     graph = read_tflite(path.read_bytes())
     files = write_c_project(graph, folder, isa, name=project.config.project.name, plan=plan)
     return CProject(folder, isa, files)
-
-
-def export_inputs(project: Project, architecture: Architecture) -> dict[str, str]:
-    """Everything that the files depend on; see `Project.why`."""
-    config = project.config
-    return {
-        "network": fingerprint(architecture),
-        "training settings": fingerprint(config.training.model_dump()),
-        "space": project.space_fingerprint,
-        "seed": str(config.project.seed),
-        "threads": str(config.project.threads),
-        "data": project.data.fingerprint,
-        "files that targets take": fingerprint(
-            _wanted_files(project), {name: one.plan.as_dict() for name, one in programs(project).items()}
-        ),
-    }
 
 
 def _checkpoint(project: Project, architecture: Architecture) -> Path:
@@ -274,7 +258,7 @@ def _write(
     progress("write", 0, 2, "TFLite")
     files = {FLOAT_TFLITE: write_tflite(graph), INT8_TFLITE: write_tflite(int8)}
     progress("write", 1, 2, "ONNX")
-    wanted = _wanted_files(project)
+    wanted = wanted_files(project)
     if FLOAT_ONNX in wanted:
         files[FLOAT_ONNX] = write_onnx(module, project.space.input_shape)
         count = min(project.config.training.calibration_samples, len(project.data.x["train"]))
@@ -289,61 +273,6 @@ def _write(
     save_checkpoint(project.model_folder / WEIGHTS, module.state_dict(), {"space": project.space.name})
     progress("write", 2, 2, "")
     return files
-
-
-def _wanted_files(project: Project) -> tuple[str, ...]:
-    """Names of the model files to write here: ONNX where its packages are installed, .pt2 for the torch engine, a
-    program for a board.
-    """
-    names = [FLOAT_TFLITE, INT8_TFLITE]
-    if all(importlib.util.find_spec(name) for name in _ONNX_PACKAGES):
-        names += [FLOAT_ONNX, INT8_ONNX]
-    forms = _formats(project)
-    if "pt2" in forms:
-        names.append(FLOAT_PT2)
-    names += [one.name for one in programs(project).values()]
-    return tuple(dict.fromkeys(names))
-
-
-@dataclass(frozen=True)
-class Program:
-    """What a board is sent.
-
-    Attributes:
-        name: of its file.
-        form: of the board's kernels.
-        plan: the algorithms that the search chose within the board's flash and RAM.
-    """
-
-    name: str
-    form: ModelFormat
-    plan: Plan
-
-
-def programs(project: Project) -> dict[str, Program]:
-    """Target's name -> its program, for those that take one. Boards with one plan share a file.
-
-    Raises:
-        ConfigurationError: there is no search result, or one under other settings.
-    """
-    forms = {target.name: model_format(target.url) for target in project.config.target}
-    if not any(form in PROGRAMS for form in forms.values()):
-        return {}
-    plans = {one["name"]: Plan.from_dict(one["plan"]) for one in project.found()["targets"]}
-    names: dict[tuple[ModelFormat, Plan], str] = {}
-    found = {}
-    for target, form in forms.items():
-        if form in PROGRAMS:
-            usual = Path(PROGRAMS[form])
-            own = usual.name if usual.name not in names.values() else f"{usual.stem}_{target}{usual.suffix}"
-            name = names.setdefault((form, plans[target]), own)
-            found[target] = Program(name, form, plans[target])
-    return found
-
-
-def _formats(project: Project) -> tuple[ModelFormat, ...]:
-    """What the project's targets take."""
-    return tuple(model_format(target.url) for target in project.config.target)
 
 
 def _describe(project: Project, outcome: ExportOutcome, int8: Graph) -> None:
@@ -402,16 +331,3 @@ def _from_record(project: Project, stored: Mapping[str, Any]) -> ExportOutcome:
         reused=True,
         why="nothing changed",
     )
-
-
-def changed_file(project: Project, stored: Mapping[str, Any]) -> Path | None:
-    """The first file of a record that is gone or is not what was verified; None when all stand."""
-    for name, digest in stored["sha256"].items():
-        path: Path = project.model_folder / name
-        if not path.is_file() or _digest(path) != digest:
-            return path
-    return None
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -13,19 +13,20 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from targets.lock import hold
 from toolchain.errors import BoardfitError, ConfigurationError
 from toolchain.files import write_json
-from toolchain.spaces import Space, load_space
-from toolchain.spaces.load import space_class
 from toolchain.workflow.config import PROJECT_FILE, Config, TargetSection, load_config
 from toolchain.workflow.data import Dataset, load_dataset
+
+if TYPE_CHECKING:
+    from toolchain.spaces import Space
 
 INFEASIBLE = "infeasible"  # the record that a search leaves when no network keeps the budgets
 # What a stage's result depends on, by name: "budgets" -> a fingerprint. The names say what changed, when it does.
@@ -58,6 +59,9 @@ class Project:
     @cached_property
     def space(self) -> Space:
         """The search space, made for the data's shape and number of classes."""
+        # Of torch, which takes seconds to import; not every stage has a space.
+        from toolchain.spaces.load import load_space, space_class
+
         shape = self.data.input_shape
         known = {"input_shape": shape, "classes": len(self.data.classes), "input_channels": shape[0]}
         if len(shape) == 2:
@@ -140,8 +144,15 @@ class Project:
             [target.model_dump() for target in config.target], config.search.model_dump(),
         )  # fmt: skip
 
-    def record(self, stage: str, depends: Depends) -> dict[str, Any] | None:
-        """What a stage wrote, if it worked on these very inputs; else None (it must be done again)."""
+    def record(self, stage: str, depends: Depends, *, force: bool = False) -> dict[str, Any] | None:
+        """What a stage wrote, if it worked on these very inputs; else None (it must be done again).
+
+        Args:
+            force: do it again whatever it wrote. That is set aside, so that a run without `force` goes on with this one
+                where it is interrupted.
+        """
+        if force:
+            self._set_aside(stage)
         stored = self.latest(stage)
         return stored if stored is not None and stored["inputs"] == fingerprint(dict(depends)) else None
 
@@ -149,6 +160,8 @@ class Project:
         """Why a stage is done (again), or that it is not: "budgets changed", "nothing changed", "first time"."""
         stored = self.latest(stage)
         if stored is None:
+            if self._earlier(stage).exists():
+                return "what --force began is not finished"
             there = (self.results / f"{stage}.json").exists()
             return "its record is damaged" if there else "first time"
         before = stored.get("depends", {})
@@ -199,10 +212,20 @@ class Project:
             "settings": self.settings,
         }
         write_json(self.results / f"{stage}.json", {**stored, "checksum": fingerprint(stored)})
+        self._earlier(stage).unlink(missing_ok=True)
 
     def drop_record(self, stage: str) -> None:
         """Forget a stage's result: what it described does not stand any more."""
         (self.results / f"{stage}.json").unlink(missing_ok=True)
+        self._earlier(stage).unlink(missing_ok=True)
+
+    def _set_aside(self, stage: str) -> None:
+        with suppress(FileNotFoundError):
+            (self.results / f"{stage}.json").replace(self._earlier(stage))
+
+    def _earlier(self, stage: str) -> Path:
+        """Where a record lies while `--force` does its stage again."""
+        return self.results / f"{stage}.earlier.json"
 
 
 def open_project(folder: Path, target: str = "") -> Project:

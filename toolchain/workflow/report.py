@@ -6,14 +6,12 @@ in the document's list of what is missing, with the command that gets it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-from toolchain.errors import ConfigurationError
 from toolchain.files import write_atomic
 from toolchain.measurement import Stack
 from toolchain.report.document import (
@@ -25,12 +23,11 @@ from toolchain.report.document import (
 )
 from toolchain.report.number import EVIDENCE
 from toolchain.report.page import page
-from toolchain.report.runs import Document, check_document
-from toolchain.workflow import export
-from toolchain.workflow.config import PROJECT_FILE
 from toolchain.workflow.costs import Costs
 from toolchain.workflow.deploy import STAGE as DEPLOY
-from toolchain.workflow.project import Project, open_project
+from toolchain.workflow.exported import STAGE as EXPORT
+from toolchain.workflow.exported import changed_file
+from toolchain.workflow.project import Project
 from toolchain.workflow.report_answer import (
     accuracy_of,
     blocks_of,
@@ -78,28 +75,6 @@ def write_report(project: Project, path: Path | None = None) -> Path:
     return path
 
 
-def load_report(path: Path) -> Document:
-    """A run's document: gathered from a project folder, or read from a file that `report --json` wrote.
-
-    Raises:
-        ConfigurationError: neither; or a report of another schema.
-    """
-    if path.is_dir() or path.name == PROJECT_FILE:
-        return gather(open_project(path)).as_json()
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(
-            f"cannot read {path}: {error.strerror}",
-            remedy="name a project folder, or a file of `boardfit report --json`",
-        ) from error
-    except ValueError as error:
-        raise ConfigurationError(
-            f"{path} is not JSON: {error}", remedy="write it with `boardfit report --json`"
-        ) from error
-    return check_document(document, str(path))
-
-
 def gather(project: Project, now: datetime | None = None) -> Report:
     """What is known of a project, in one document.
 
@@ -112,9 +87,9 @@ def gather(project: Project, now: datetime | None = None) -> Report:
     missing: list[Missing] = []
     records = _records(project)
     found = project.latest(SEARCH)
-    exported = _of(found, project.latest(export.STAGE))
+    exported = _of(found, project.latest(EXPORT))
     deployed = _of(found, project.latest(DEPLOY))
-    files = exported is not None and export.changed_file(project, exported) is None
+    files = exported is not None and changed_file(project, exported) is None
     costs = open_prices(project, missing)
     if found is not None and costs is not None and _other_stacks(found, costs):
         missing.append(
@@ -189,7 +164,7 @@ def _other_stacks(found: Mapping[str, Any], costs: Costs) -> bool:
 
 def _records(project: Project) -> tuple[Record, ...]:
     found = []
-    for stage in (SEARCH, ROUNDS, export.STAGE, DEPLOY):
+    for stage in (SEARCH, ROUNDS, EXPORT, DEPLOY):
         stored = project.latest(stage)
         if stored is not None:
             written = (project.results / f"{stage}.json").stat().st_mtime
@@ -214,11 +189,11 @@ def _note_stages(
     stages = {record.stage for record in records}
     if found is None:
         missing.append(Missing("the network", "no search has finished", "`boardfit search`"))
-    for stage, record in ((export.STAGE, exported), (DEPLOY, deployed)):
+    for stage, record in ((EXPORT, exported), (DEPLOY, deployed)):
         if record is not None:
             continue
         what = {
-            export.STAGE: "accuracy after training, files, operators and memory of the network",
+            EXPORT: "accuracy after training, files, operators and memory of the network",
             DEPLOY: "what the network costs on the target, and its answers there",
         }[stage]
         why = (

@@ -26,7 +26,7 @@ from toolchain.measurement import MEASURED_METRICS, Stack
 from toolchain.report.document import Kind, Memory, Missing, Place, Sample, Step, Table, Target
 from toolchain.report.number import Number, finite, unit_of
 from toolchain.workflow.config import TargetSection
-from toolchain.workflow.export import FLOAT_TFLITE, INT8_TFLITE
+from toolchain.workflow.exported import FLOAT_TFLITE, INT8_TFLITE
 from toolchain.workflow.project import Project
 
 PROFILE = "`boardfit profile`"
