@@ -23,12 +23,12 @@ struct blocks {
     const uint8_t *weights;
     uint32_t steps;
     int8_t *output;         /* or int32_t[8], where `finished` is 0 */
-    uint32_t groups;        /* of four pixels */
+    int8_t *output_end;     /* of the groups of four pixels */
     const uint8_t *weights_end;
     uint32_t steps_to_skip; /* so that steps + steps_to_skip is a multiple of 12 */
     uint32_t out_c;
     const struct bf_channel *channels; /* two, both prescaled or both with right shifts */
-    int32_t finished;       /* -1, or 0: store the sums of one group as they are, [channel][pixel] */
+    int32_t finished;       /* -1, or 0: store the sums of the first group as they are, [channel][pixel] */
 };
 
 static inline int32_t prescaled(int32_t sum, const struct bf_channel *channel)
@@ -81,12 +81,28 @@ static inline int32_t prescaled(int32_t sum, const struct bf_channel *channel)
     "lsl r4, " #sum ", r3\n"           \
     HIGH "r4, r4, r1, r2\n"            \
     "ssat r4, #8, r4, asr #" TEXT(BF_PRESCALED_SUM_SHIFT) "\n"
-#define CHANNEL(requantize, s0, s1, s2, s3)       \
-    requantize(s0) "strb r4, [r0]\n"              \
-    requantize(s1) "strb r4, [r0, r5]\n"          \
-    requantize(s2) "strb r4, [r0, r5, lsl #1]\n"  \
-    "add r0, r0, r5\n"                            \
-    requantize(s3) "strb r4, [r0, r5, lsl #1]\n"
+/* The first channel's outputs, then the second one's, the first of them last; r0 ends where it began. */
+#define FIRST_CHANNEL(requantize)                  \
+    requantize(r6) "strb r4, [r0]\n"               \
+    requantize(r7) "strb r4, [r0, r5]\n"           \
+    requantize(r8) "strb r4, [r0, r5, lsl #1]\n"   \
+    "add r0, r0, r5\n"                             \
+    requantize(r9) "strb r4, [r0, r5, lsl #1]\n"
+#define SECOND_CHANNEL(requantize)                 \
+    "adds r0, r0, #1\n"                            \
+    requantize(r11) "strb r4, [r0]\n"              \
+    requantize(r12) "strb r4, [r0, r5]\n"          \
+    requantize(r14) "strb r4, [r0, r5, lsl #1]\n"  \
+    "subs r0, r0, r5\n"                            \
+    requantize(r10) "strb r4, [r0], #-1\n"
+#define NEXT_GROUP                                 \
+    "vmov r1, s4\n"                                \
+    "add r0, r0, r5, lsl #2\n"                     \
+    "vmov s3, r0\n"                                \
+    "cmp r0, r1\n"                                 \
+    "vmov r0, s0\n"                                \
+    "bne 2b\n"                                     \
+    "pop {r4-r11, pc}\n"
 
 __attribute__((naked, noinline)) static void run_blocks(__attribute__((unused)) const struct blocks *blocks)
 {
@@ -139,52 +155,30 @@ __attribute__((naked, noinline)) static void run_blocks(__attribute__((unused)) 
         "adds r0, r0, #192\n"
         "cmp r1, r2\n"
         "bne 3b\n"
-        "vmov s0, r0\n"
         "vmov r3, s11\n"
-        "vmov r0, s3\n"
+        "vmov s0, r0\n"
         "cmp r3, #0\n"
-        "beq 4f\n"
+        "vmov r0, s3\n"
         "vmov r1, s9\n"
         "vmov r2, s10\n"
         "vmov r5, s7\n"
-        "blt 5f\n"
-        CHANNEL(REQUANTIZE, r6, r7, r8, r9)
-        "vmov r0, s3\n"
+        "ble 5f\n"
+        FIRST_CHANNEL(REQUANTIZE)
         "vmov r1, s13\n"
         "vmov r2, s14\n"
         "vmov r3, s15\n"
-        "adds r0, r0, #1\n"
-        CHANNEL(REQUANTIZE, r10, r11, r12, r14)
-        "vmov r1, s4\n"
-        "add r0, r0, r5, lsl #1\n"
-        "add r0, r0, r5\n"
-        "subs r0, r0, #1\n"
-        "vmov s3, r0\n"
-        "vmov r0, s0\n"
-        "subs r1, r1, #1\n"
-        "vmov s4, r1\n"
-        "bne 2b\n"
-        "pop {r4-r11, pc}\n"
+        SECOND_CHANNEL(REQUANTIZE)
+        NEXT_GROUP
         "5:\n"
+        "beq 4f\n"
         "rsb r3, r3, #0\n"
-        CHANNEL(REQUANTIZE_SCALED, r6, r7, r8, r9)
-        "vmov r0, s3\n"
+        FIRST_CHANNEL(REQUANTIZE_SCALED)
         "vmov r1, s13\n"
         "vmov r2, s14\n"
         "vmov r3, s15\n"
-        "adds r0, r0, #1\n"
         "rsb r3, r3, #0\n"
-        CHANNEL(REQUANTIZE_SCALED, r10, r11, r12, r14)
-        "vmov r1, s4\n"
-        "add r0, r0, r5, lsl #1\n"
-        "add r0, r0, r5\n"
-        "subs r0, r0, #1\n"
-        "vmov s3, r0\n"
-        "vmov r0, s0\n"
-        "subs r1, r1, #1\n"
-        "vmov s4, r1\n"
-        "bne 2b\n"
-        "pop {r4-r11, pc}\n"
+        SECOND_CHANNEL(REQUANTIZE_SCALED)
+        NEXT_GROUP
         "4:\n"
         "stm r0, {r6-r12, r14}\n"
         "pop {r4-r11, pc}\n");
@@ -195,7 +189,7 @@ static void run_blocks(const struct blocks *b)
 {
     const uint32_t *column = b->columns;
     int8_t *output = b->output;
-    for (uint32_t group = 0; group < b->groups; group++) {
+    for (; output != b->output_end; output += 4 * b->out_c) {
         int32_t sums[2][4];
         for (uint32_t p = 0; p < 4; p++) {
             sums[0][p] = b->channels[0].bias;
@@ -209,20 +203,21 @@ static void run_blocks(const struct blocks *b)
                 sums[1][p] = bf_smlad(column[p], w1, sums[1][p]);
             }
         }
+        if (!b->finished) {
+            for (uint32_t i = 0; i < 8; i++) {
+                bf_store32(output + 4 * i, (uint32_t)sums[i / 4][i % 4]);
+            }
+            return;
+        }
         for (uint32_t c = 0; c < 2; c++) {
             const struct bf_channel *channel = b->channels + c;
             for (uint32_t p = 0; p < 4; p++) {
-                if (b->finished) {
-                    output[p * b->out_c + c] = (int8_t)(channel->shift > 0
-                                                            ? prescaled(sums[c][p], channel)
-                                                            : bf_requantize_dsp(sums[c][p], channel->multiplier,
-                                                                                channel->rounding, -channel->shift));
-                } else {
-                    bf_store32(output + 16 * c + 4 * p, (uint32_t)sums[c][p]);
-                }
+                output[p * b->out_c + c] = (int8_t)(channel->shift > 0
+                                                        ? prescaled(sums[c][p], channel)
+                                                        : bf_requantize_dsp(sums[c][p], channel->multiplier,
+                                                                            channel->rounding, -channel->shift));
             }
         }
-        output += 4 * b->out_c;
     }
 }
 #endif
@@ -235,19 +230,18 @@ static __attribute__((noinline)) void run_mixed(const struct blocks *b, const st
     struct blocks one = *b;
     one.channels = two;
     one.finished = 0;
-    one.groups = 1;
-    for (uint32_t group = 0; group < b->groups; group++) {
+    for (int8_t *output = b->output; output != b->output_end; output += 4 * b->out_c) {
         int32_t sums[2][4];
-        one.columns = b->columns + group * 4 * b->steps;
         one.output = (int8_t *)sums;
         run_blocks(&one);
         for (uint32_t c = 0; c < count; c++) {
             for (uint32_t p = 0; p < 4; p++) {
                 int32_t value = two[c].rounding != 0 && two[c].shift > 0 ? prescaled(sums[c][p], two + c)
                                                                          : bf_requantize(sums[c][p], two + c, out_zero);
-                b->output[(4 * group + p) * b->out_c + c] = (int8_t)bf_ssat8(value);
+                output[p * b->out_c + c] = (int8_t)bf_ssat8(value);
             }
         }
+        one.columns += 4 * b->steps;
     }
 }
 
@@ -308,13 +302,13 @@ void bf_conv2d_columns(const struct bf_window *op, const uint8_t *program, const
             b.weights_end = b.weights + 4 * b.steps;
             b.channels = channels + from;
             b.columns = scratch;
-            b.groups = whole / 4;
             b.output = output + first * op->out_c + from;
+            b.output_end = b.output + whole * op->out_c;
             run_pair(op, &b, pairs);
             if (rest > 0) {
                 b.columns = last;
-                b.groups = 1;
                 b.output = output + (pixels - 4) * op->out_c + from;
+                b.output_end = b.output + 4 * op->out_c;
                 run_pair(op, &b, pairs);
             }
             b.weights = b.weights_end;

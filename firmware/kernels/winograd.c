@@ -77,25 +77,18 @@ struct tile {
     "ssub16 r2, r2, r3\n" "ssub16 r6, r6, r9\n" "ssub16 r4, r4, r14\n" "ssub16 r5, r5, r7\n"             \
     STORE_ROW(at+48, r2, r6, r4, r5)
 
-/* A window of 4x4 pixels of `words` words, `pitch` bytes from row to row. */
-__attribute__((naked, noinline)) static void transform_window(__attribute__((unused)) const int8_t *from,
-                                                              __attribute__((unused)) uint32_t pitch,
+/* A window of four rows of 4 pixels of `words` words. */
+__attribute__((naked, noinline)) static void transform_window(__attribute__((unused)) const int8_t *const rows[4],
                                                               __attribute__((unused)) uint32_t words,
                                                               __attribute__((unused)) uint32_t *to)
 {
     __asm volatile(
         ".syntax unified\n"
         "push {r4-r11, lr}\n"
-        "vmov s0, r0\n"
-        "add r0, r0, r1\n"
-        "vmov s1, r0\n"
-        "add r0, r0, r1\n"
-        "vmov s2, r0\n"
-        "add r0, r0, r1\n"
-        "vmov s3, r0\n"
-        "vmov s4, r3\n"
-        "vmov s5, r2\n"
-        "lsl r1, r2, #2\n"
+        "vldm r0, {s0-s3}\n"
+        "vmov s4, r2\n"
+        "vmov s5, r1\n"
+        "lsl r1, r1, #2\n"
         "1:\n"
         TRANSFORM_HALF(LOAD_ROW_ONLY, "", 0)
         TRANSFORM_HALF(LOAD_ROW_LAST, ", ror #8", 256)
@@ -232,14 +225,19 @@ __attribute__((naked, noinline)) static void run_points(__attribute__((unused)) 
         "pop {r4-r11, pc}\n");
 }
 
-/* The sums of four tiles and two channels -> outputs. r0 sums, r1 multiplier, r2 rounding, r3 shift, r4 tiles; s0 four
- * times the bias, s1 output, s3 end of the sums, s4 the next channel's numbers. Of each column of
+/* The sums of four tiles and two channels -> outputs. r0 four times the bias, r1 multiplier, r2 rounding, r3 shift, r4 sums
+ * of the last column, r5 tiles; s1 output, s3 end of the sums, s4 the next channel's numbers. Of each column of
  * points A' comes to a and b. */
 #define LOAD_COLUMN(j, a, b, c, d)                  \
-    "ldr " #b ", [r0, #64*" #j "]\n"                \
-    "ldr " #a ", [r0, #64*" #j "+256]\n"            \
-    "ldr " #c ", [r0, #64*" #j "+32]\n"             \
-    "ldr " #d ", [r0, #64*" #j "+288]\n"
+    "ldr " #b ", [r4, #64*" #j "-192]\n"            \
+    "ldr " #a ", [r4, #64*" #j "+64]\n"             \
+    "ldr " #c ", [r4, #64*" #j "-160]\n"            \
+    "ldr " #d ", [r4, #64*" #j "+96]\n"
+#define LOAD_LAST_COLUMN(a, b, c, d)                \
+    "ldr " #a ", [r4, #256]\n"                      \
+    "ldr " #c ", [r4, #32]\n"                       \
+    "ldr " #d ", [r4, #288]\n"                      \
+    "ldr " #b ", [r4], #4\n"
 #define ADD_COLUMN(a, b, c, d)                      \
     "add " #a ", " #a ", " #c "\n"                  \
     "sub " #b ", " #b ", " #d "\n"
@@ -277,25 +275,22 @@ __attribute__((naked, noinline)) static void run_points(__attribute__((unused)) 
             "push {r4-r11, lr}\n"                                                                              \
             "vmov s1, r1\n"                                                                                    \
             "vmov s4, r3\n"                                                                                    \
-            "mov r4, r2\n"                                                                                     \
-            "add r6, r0, #32\n"                                                                                \
+            "mov r5, r2\n"                                                                                     \
+            "add r4, r0, #192\n"                                                                               \
+            "add r6, r4, #32\n"                                                                                \
             "vmov s3, r6\n"                                                                                    \
             "1:\n"                                                                                             \
-            "vmov r3, s4\n"                                                                                    \
-            "ldm r3!, {r5-r8}\n"                                                                               \
-            "vmov s4, r3\n"                                                                                    \
-            "lsl r5, r5, #2\n"                                                                                 \
-            "vmov s0, r5\n"                                                                                    \
-            "mov r1, r6\n"                                                                                     \
-            "mov r2, r7\n"                                                                                     \
-            "rsb r3, r8, #0\n"                                                                                 \
+            "vmov r9, s4\n"                                                                                    \
+            "ldm r9!, {r0-r3}\n"                                                                               \
+            "vmov s4, r9\n"                                                                                    \
+            "lsl r0, r0, #2\n"                                                                                 \
+            "rsb r3, r3, #0\n"                                                                                 \
             adapt                                                                                              \
             "2:\n"                                                                                             \
             LOAD_COLUMN(0, r10, r11, r8, r9) LOAD_COLUMN(1, r12, r14, r6, r7)                                  \
             ADD_COLUMN(r10, r11, r8, r9) ADD_COLUMN(r12, r14, r6, r7)                                          \
-            "vmov r5, s0\n"                                                                                    \
-            "add r12, r12, r5\n"                                                                               \
-            "add r14, r14, r5\n"                                                                               \
+            "add r12, r12, r0\n"                                                                               \
+            "add r14, r14, r0\n"                                                                               \
             LOAD_COLUMN(2, r6, r7, r8, r9) ADD_COLUMN(r6, r7, r8, r9)                                          \
             "add r10, r10, r12\n"                                                                              \
             "add r11, r11, r14\n"                                                                              \
@@ -303,27 +298,26 @@ __attribute__((naked, noinline)) static void run_points(__attribute__((unused)) 
             "add r11, r11, r7\n"                                                                               \
             "sub r12, r12, r6\n"                                                                               \
             "sub r14, r14, r7\n"                                                                               \
-            LOAD_COLUMN(3, r6, r7, r8, r9) ADD_COLUMN(r6, r7, r8, r9)                                          \
+            LOAD_LAST_COLUMN(r6, r7, r8, r9) ADD_COLUMN(r6, r7, r8, r9)                                        \
             "sub r12, r12, r6\n"                                                                               \
             "sub r14, r14, r7\n"                                                                               \
             requantize(r10) requantize(r11) requantize(r12) requantize(r14)                                    \
-            "ldm r4!, {r5-r7}\n"                                                                               \
-            "vmov r8, s1\n"                                                                                    \
-            "add.w r0, r0, #4\n"                                                                               \
-            "lsrs r5, r5, #1\n" /* carry: the last tile */                                                     \
-            "add r5, r5, r8\n"                                                                                 \
-            "add r8, r5, r7\n"                                                                                 \
-            "strb r14, [r8, r6]\n"                                                                             \
-            "strb r11, [r8]\n"                                                                                 \
-            "strb r12, [r5, r6]\n"                                                                             \
-            "strb r10, [r5]\n"                                                                                 \
+            "ldm r5!, {r6-r8}\n"                                                                               \
+            "vmov r9, s1\n"                                                                                    \
+            "lsrs r6, r6, #1\n" /* carry: the last tile */                                                     \
+            "add r6, r6, r9\n"                                                                                 \
+            "add r9, r6, r8\n"                                                                                 \
+            "strb r14, [r9, r7]\n"                                                                             \
+            "strb r11, [r9]\n"                                                                                 \
+            "strb r12, [r6, r7]\n"                                                                             \
+            "strb r10, [r6]\n"                                                                                 \
             "bcc 2b\n"                                                                                         \
-            "vmov r5, s1\n"                                                                                    \
-            "vmov r6, s3\n"                                                                                    \
-            "subs r4, r4, #48\n"                                                                               \
-            "adds r5, r5, #1\n"                                                                                \
-            "vmov s1, r5\n"                                                                                    \
-            "cmp r0, r6\n"                                                                                     \
+            "vmov r6, s1\n"                                                                                    \
+            "vmov r7, s3\n"                                                                                    \
+            "subs r5, r5, #48\n"                                                                               \
+            "adds r6, r6, #1\n"                                                                                \
+            "vmov s1, r6\n"                                                                                    \
+            "cmp r4, r7\n"                                                                                     \
             "bne 1b\n"                                                                                         \
             "pop {r4-r11, pc}\n");                                                                             \
     }
@@ -353,13 +347,13 @@ static inline __attribute__((always_inline)) void transform_half(const uint32_t 
     }
 }
 
-/* A window of 4x4 pixels of `words` words, `pitch` bytes from row to row. */
-static void transform_window(const int8_t *from, uint32_t pitch, uint32_t words, uint32_t *to)
+/* A window of four rows of 4 pixels of `words` words. */
+static void transform_window(const int8_t *const rows[4], uint32_t words, uint32_t *to)
 {
-    for (uint32_t pixel = 4 * words; words > 0; words--, from += 4, to += 2 * POINTS * TILES) {
+    for (uint32_t word = 0; word < words; word++, to += 2 * POINTS * TILES) {
         uint32_t d[16];
         for (uint32_t i = 0; i < 16; i++) {
-            d[i] = bf_load32(from + (i / 4) * pitch + (i % 4) * pixel);
+            d[i] = bf_load32(rows[i / 4] + 4 * (i % 4 * words + word));
         }
         transform_half(d, 0, to);
         transform_half(d, 1, to + POINTS * TILES);
@@ -439,19 +433,24 @@ static int8_t *fill_words(int8_t *to, uint32_t value, uint32_t bytes)
     return to;
 }
 
-/* The 4x4 window at (y, x), which reaches outside the image. */
-static void copy_window(const struct bf_window *op, const int8_t *input, int32_t y, int32_t x, int8_t *to)
+/* Where the rows of the 4x4 window at (y, x) lie, which reaches outside the image: those of which a part is outside come to
+ * `stage`. */
+static void stage_rows(const struct bf_window *op, const int8_t *input, int32_t y, int32_t x, int8_t *stage,
+                       const int8_t *rows[4])
 {
     uint32_t zeros = (uint8_t)op->in_zero * 0x01010101u, pixel = op->in_c;
     uint32_t left = x < 0 ? (uint32_t)-x : 0, right = x + 4 > op->in_w ? (uint32_t)(x + 4 - op->in_w) : 0;
-    for (int32_t i = y; i < y + 4; i++) {
-        if (i < 0 || i >= op->in_h) {
-            to = fill_words(to, zeros, 4 * pixel);
-            continue;
+    const int8_t *from = input + (y * op->in_w + x) * (int32_t)pixel;
+    for (uint32_t i = 0; i < 4; i++, y++, from += op->in_w * pixel) {
+        int outside = y < 0 || y >= op->in_h;
+        rows[i] = outside || left + right > 0 ? stage : from;
+        if (outside) {
+            stage = fill_words(stage, zeros, 4 * pixel);
+        } else if (left + right > 0) {
+            stage = fill_words(stage, zeros, left * pixel);
+            stage = copy_words(stage, from + left * pixel, (4 - left - right) * pixel);
+            stage = fill_words(stage, zeros, right * pixel);
         }
-        to = fill_words(to, zeros, left * pixel);
-        to = copy_words(to, input + (i * op->in_w + x + (int32_t)left) * (int32_t)pixel, (4 - left - right) * pixel);
-        to = fill_words(to, zeros, right * pixel);
     }
 }
 
@@ -462,12 +461,16 @@ static void transform_tiles(const struct bf_window *op, const int8_t *input, uin
     uint32_t pitch = (uint32_t)op->in_w * op->in_c;
     for (uint32_t t = 0; t < TILES; t++) {
         int32_t y = (int32_t)row - op->pad_top, x = (int32_t)column - op->pad_left;
+        const int8_t *rows[4];
         if (y >= 0 && x >= 0 && y + 4 <= op->in_h && x + 4 <= op->in_w) {
-            transform_window(input + (y * op->in_w + x) * op->in_c, pitch, op->in_c / 4u, windows + t);
+            rows[0] = input + (y * op->in_w + x) * op->in_c;
+            rows[1] = rows[0] + pitch;
+            rows[2] = rows[1] + pitch;
+            rows[3] = rows[2] + pitch;
         } else {
-            copy_window(op, input, y, x, stage);
-            transform_window(stage, 4u * op->in_c, op->in_c / 4u, windows + t);
+            stage_rows(op, input, y, x, stage, rows);
         }
+        transform_window(rows, op->in_c / 4u, windows + t);
         tiles[t].output = 2 * ((row * op->out_w + column) * op->out_c) + (t == TILES - 1);
         tiles[t].column = column + 1 < op->out_w ? op->out_c : 0;
         tiles[t].row = row + 1 < op->out_h ? (uint32_t)op->out_w * op->out_c : 0;
