@@ -8,21 +8,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from toolchain.cli import complete, show
+from toolchain.cli.console import working
+from toolchain.cli.options import Json
 from toolchain.cli.progress import ProgressDisplay
 from toolchain.errors import ConfigurationError, UsageError
 
 if TYPE_CHECKING:
     from targets.mcu.session import BoardUrl
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
-
 
 def boards(as_json: Json = False) -> None:
     """List the targets: what is here, what is attached, and what is missing."""
-    from targets.mcu.find import find_attached
-    from targets.session import list_targets
+    with working("looking for targets"):
+        from targets.mcu.find import find_attached
+        from targets.session import list_targets
 
-    show.boards(list_targets(), find_attached(), as_json)
+        found, attached = list_targets(), find_attached()
+    show.boards(found, attached, as_json)
 
 
 def flash(

@@ -6,7 +6,8 @@ import json
 import math
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from rich import box
@@ -46,6 +47,17 @@ def _console(file: Any) -> Console:
     if not console.is_terminal:
         console.width = _ENDLESS
     return console
+
+
+@contextmanager
+def working(what: str = "starting") -> Iterator[None]:
+    """Say at once, on a terminal, that something goes on, for as long as it does; elsewhere nothing."""
+    console = stderr()
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(what, spinner="line"):
+        yield
 
 
 def print_json(kind: str, value: Mapping[str, Any]) -> None:

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from profilers.calibrate import Calibration
-from profilers.correct import Correction, is_correction
-from profilers.lut import Lut, Row
-from profilers.lut_io import Difference, describe, diff, export_lut, import_lut, merge
-from profilers.lut_rows import CalibrationRow, subject_text
-from profilers.predicted import is_predictor, parse_errors
 from toolchain.cli.console import print_json, print_table, stdout
-from toolchain.cli.show import calibration_text, correction_text, kind_text
-from toolchain.errors import ConfigurationError, LutError
-from toolchain.measurement import Measurement
-from toolchain.units import format_value
+from toolchain.cli.options import Json
+from toolchain.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from profilers.lut_io import Difference
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 Table = Annotated[Path, typer.Argument(help="A table, e.g. lut.sqlite.")]
-_COLUMNS = ("stack", "operator or network", "metric", "value|", "evidence", "notes")
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 
 
 @app.command()
@@ -37,6 +30,10 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Print rows of a table."""
+    from profilers.lut import Lut
+    from profilers.lut_rows import subject_text
+    from toolchain.cli.show import tables
+
     with Lut.open(table, read_only=True) as lut:
         rows = [
             row
@@ -52,7 +49,7 @@ def show(
             "lut show",
             {
                 "stacks": {s.fingerprint: s.as_dict() for s in stacks},
-                "rows": [_as_dict(row) for row in shown],
+                "rows": [tables.row_json(row) for row in shown],
                 "total": len(rows),
                 "calibrations": [
                     {
@@ -68,17 +65,15 @@ def show(
         return
     for one in stacks:
         stdout().print(f"stack {one.fingerprint}: {one.label}")
-    cells = [_cells(row) for row in shown]
+    cells = [tables.row_cells(row) for row in shown]
     same = [
         i for i in (0, 2, 4) if cells and len({row[i] for row in cells}) == 1
     ]  # said once, above the rows
     title = ", ".join([f"{table}: {len(shown)} of {len(rows)} rows", *(cells[0][i] for i in same if i)])
-    kept = [i for i in range(len(_COLUMNS)) if i not in same]
-    print_table(title, [_COLUMNS[i] for i in kept], [[row[i] for i in kept] for row in cells])
+    kept = [i for i in range(len(tables.COLUMNS)) if i not in same]
+    print_table(title, [tables.COLUMNS[i] for i in kept], [[row[i] for i in kept] for row in cells])
     for calibration in calibrations:
-        kinds = {"predictor": is_predictor, "correction": is_correction}
-        what = next((k for k, fits in kinds.items() if fits(calibration.metric)), "calibration")
-        stdout().print(f"{what} of {calibration.created_at[:19]}: {_calibration_text(calibration)}")
+        stdout().print(tables.calibration_line(calibration))
 
 
 @app.command("export")
@@ -87,6 +82,9 @@ def export_command(
     file: Annotated[Path, typer.Argument(help="Where to: .csv, .json or .parquet.")],
 ) -> None:
     """Write a whole table to a file, lossless."""
+    from profilers.lut import Lut
+    from profilers.lut_io import export_lut
+
     with Lut.open(table, read_only=True) as lut:
         count = export_lut(lut, file)
     stdout().print(f"wrote {count} records to {file}")
@@ -99,6 +97,9 @@ def merge_command(
     as_json: Json = False,
 ) -> None:
     """Add the rows of other tables or exported files. The order makes no difference."""
+    from profilers.lut import Lut
+    from profilers.lut_io import import_lut, merge
+
     reports = {}
     for source in sources:
         if source.resolve() == table.resolve():
@@ -144,70 +145,19 @@ def diff_command(
     as_json: Json = False,
 ) -> None:
     """Print the rows on which two tables differ."""
+    from profilers.lut import Lut
+    from profilers.lut_io import describe, diff
+    from toolchain.cli.show import tables
+
     with Lut.open(left, read_only=True) as a, Lut.open(right, read_only=True) as b:
         found = [d for d in diff(a, b) if not _within(d, tolerance)]
     if as_json:
-        print_json("lut diff", {"differences": [_difference(d) for d in found]})
+        print_json("lut diff", {"differences": [tables.difference_json(d) for d in found]})
         return
     for difference in found:
         stdout().print(describe(difference))
     stdout().print("1 row differs" if len(found) == 1 else f"{len(found)} rows differ")
 
 
-def _calibration_text(row: CalibrationRow) -> str:
-    try:
-        if is_predictor(row.metric):
-            kinds = parse_errors(row.text).items()
-            return f"{row.metric} {'; '.join(kind_text(kind, error) for kind, error in kinds)}"
-        if is_correction(row.metric):
-            return f"{row.metric} {correction_text(Correction.from_json(row.text))}"
-        return calibration_text(Calibration.from_json(row.text))
-    except LutError:  # another program's: as it stands
-        return f"{row.metric}: {row.text}"
-
-
 def _within(difference: Difference, percent: float) -> bool:
     return difference.ratio is not None and abs(difference.ratio - 1) * 100 <= percent and percent > 0
-
-
-def _difference(difference: Difference) -> dict[str, Any]:
-    def value(side: object) -> float | None:
-        return side.value if isinstance(side, Measurement) else None
-
-    return {
-        "stack": difference.stack.fingerprint,
-        "subject": subject_text(difference.subject),
-        "metric": difference.metric,
-        "left": value(difference.left),
-        "right": value(difference.right),
-        "ratio": difference.ratio,
-        "note": difference.note,
-    }
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    fingerprint = row.stack.fingerprint[:8]
-    outcome = row.outcome
-    if not isinstance(outcome, Measurement):
-        return fingerprint, subject_text(row.subject), row.metric, "failed", "", outcome.reason
-    value = format_value(row.metric, outcome.value)
-    notes = "unstable" if outcome.unstable else ""
-    return fingerprint, subject_text(row.subject), row.metric, value, outcome.evidence.value, notes
-
-
-def _as_dict(row: Row) -> dict[str, Any]:
-    outcome = row.outcome
-    values: dict[str, Any] = {
-        "stack": row.stack.fingerprint,
-        "subject": subject_text(row.subject),
-        "metric": row.metric,
-    }
-    if isinstance(outcome, Measurement):
-        return values | {
-            "value": outcome.value,
-            "evidence": outcome.evidence.value,
-            "unstable": outcome.unstable,
-            "taken_at": outcome.taken_at,
-            "details": dict(outcome.details),
-        }
-    return values | {"failed": True, "reason": outcome.reason, "remedy": outcome.remedy}

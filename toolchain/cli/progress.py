@@ -63,8 +63,10 @@ def duration(seconds: float) -> str:
 
 
 class ProgressDisplay:
-    """Shows (stage, done, total, note) reports: bars with rate and time left on a terminal; elsewhere one line when a
-    stage is finished, and while it is not one after ten seconds, then ever more rarely.
+    """Shows (stage, done, total, note) reports.
+
+    On a terminal bars with rate and time left, and below them that something goes on while none of them does; elsewhere
+    one line when a stage is finished, and while it is not one after ten seconds, then ever more rarely.
 
     Use as a context manager; pass the object itself as the `progress` callback of the workflow.
     """
@@ -76,8 +78,10 @@ class ProgressDisplay:
         self._console = stderr()
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
+        self._idle: TaskID | None = None
         self._paces: dict[str, Pace] = {}
         self._lines: dict[str, float] = {}
+        self._ended: dict[str, bool] = {}
         if self._console.is_terminal:
             self._console.soft_wrap = False  # bars are redrawn, so a line must not become two
             self._bars = Progress(
@@ -96,6 +100,7 @@ class ProgressDisplay:
 
     def __enter__(self) -> ProgressDisplay:
         if self._bars is not None:
+            self._between(self._bars, "starting")
             self._bars.start()
         return self
 
@@ -103,20 +108,29 @@ class ProgressDisplay:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bars is not None:
+            self._between(self._bars, None)
             self._bars.stop()
 
     def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
         """Report that `done` of `total` steps of a stage are finished."""
         now = time.monotonic()
+        if self._ended.get(stage) and done < total:  # once more, e.g. in the next round
+            self._paces.pop(stage)
+            self._lines.pop(stage, None)
+            if self._bars is not None:
+                self._bars.remove_task(self._tasks.pop(stage))
+        self._ended[stage] = done >= total
         pace = self._paces.setdefault(stage, Pace(done, now))
         pace.update(done, now)
         if self._bars is not None:
-            known = (
-                None if total <= 1 and done < total else total
-            )  # a single step has no share: its bar pulses
+            # A single step has no share: its bar pulses.
+            known = None if total <= 1 and done < total else total
+            self._between(self._bars, None)
             if stage not in self._tasks:
                 self._tasks[stage] = self._bars.add_task(stage, total=known, note=note, pace=pace)
             self._bars.update(self._tasks[stage], completed=done, total=known, note=note)
+            if all(self._ended.values()):
+                self._between(self._bars, "working")
             return
         begun = now - pace.began
         since = now - self._lines.setdefault(stage, now)
@@ -124,6 +138,14 @@ class ProgressDisplay:
             self._lines[stage] = now
             count = f" {done}/{total}" if total > 1 else ""
             self._console.print(f"{stage}:{count} {note}".rstrip() + self._time(pace, done, total, now))
+
+    def _between(self, bars: Progress, what: str | None) -> None:
+        """A row below the others while no stage is under way; None takes it away."""
+        if self._idle is not None:
+            bars.remove_task(self._idle)
+            self._idle = None
+        if what is not None:
+            self._idle = bars.add_task(what, total=None, note="", pace=Pace(0, time.monotonic()))
 
     def _time(self, pace: Pace, done: int, total: int, now: float) -> str:
         if done >= total:

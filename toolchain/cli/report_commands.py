@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from toolchain.cli.console import print_json, print_table, stdout
+from toolchain.cli.console import print_json, print_table, stdout, working
 from toolchain.errors import UsageError
 
 Json = Annotated[bool, typer.Option("--json", help="Print the document as JSON (docs/report.md).")]
@@ -29,19 +29,23 @@ def report(
     as_markdown: Markdown = False,
 ) -> None:
     """Write what was found as one HTML file: the answer, diagrams, where every number comes from, what is missing."""
-    from toolchain.report.markdown import markdown
     from toolchain.workflow.project import open_project
-    from toolchain.workflow.report import gather, write_report
 
     if as_json + as_markdown + (out is not None) > 1:
         raise UsageError("--json, --markdown and --out exclude each other", remedy="give one of them")
     opened = open_project(project)
-    if as_json:
-        print_json("report", gather(opened).as_json())
-    elif as_markdown:
-        stdout().print(markdown(gather(opened)), end="")
+    with working("gathering the report"):
+        from toolchain.report.markdown import markdown
+        from toolchain.workflow.report import gather, write_report
+
+        gathered = gather(opened) if as_json or as_markdown else None
+        written = None if gathered else write_report(opened, out)
+    if gathered is None:
+        stdout().print(f"wrote {written}")
+    elif as_json:
+        print_json("report", gathered.as_json())
     else:
-        stdout().print(f"wrote {write_report(opened, out)}")
+        stdout().print(markdown(gathered), end="")
 
 
 def compare(
@@ -65,9 +69,9 @@ def compare(
 
     if as_json and as_markdown:
         raise UsageError("--json and --markdown exclude each other", remedy="give one of them")
-    found = compare_reports(
-        load_report(left), load_report(right), metrics=tuple(metric or ()), names=(str(left), str(right))
-    )
+    with working("gathering the reports"):
+        documents = load_report(left), load_report(right)
+    found = compare_reports(*documents, metrics=tuple(metric or ()), names=(str(left), str(right)))
     if as_json:
         print_json("compare", found.as_json())
     elif as_markdown:

@@ -111,7 +111,7 @@ def bench(path: Path, url: str, *, progress: Progress = silent, wait: bool = Fal
             f"{url} takes no {graph.dtype} model",
             remedy="quantise the model to int8 first, or cost it with --target cpu:litert",
         )
-    with open_session(url, graph.dtype) as session:
+    with open_session(url, graph.dtype, progress) as session:
         form = session.model_format
         if form in ("onnx", "pt2"):
             raise ConfigurationError(f"{url} does not run .tflite files", remedy="use --target cpu:litert")

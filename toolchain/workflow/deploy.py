@@ -146,7 +146,7 @@ def deploy(
     stacks = {one["name"]: one["stack"] for one in found["targets"]}
     deployed, measured = [], dict[str, Measurement]()
     with ExitStack() as opened:
-        ready = [_open(opened, project, target, stacks[target.name]) for target in targets]
+        ready = [_open(opened, project, target, stacks[target.name], progress) for target in targets]
         steps, done = 3 * len(targets), 0
 
         def step(note: str, target: TargetSection) -> None:
@@ -258,9 +258,11 @@ class _Ready:
     plan: Plan
 
 
-def _open(opened: ExitStack, project: Project, target: TargetSection, stack: str) -> _Ready:
+def _open(
+    opened: ExitStack, project: Project, target: TargetSection, stack: str, progress: Progress
+) -> _Ready:
     """Args: `stack`: fingerprint of what the search's prices are of."""
-    session = opened.enter_context(open_session(target.url, target.precision))
+    session = opened.enter_context(open_session(target.url, target.precision, progress))
     name, plan = model_file(session.model_format, target.precision), DIRECT
     if target.name in (planned := programs(project)):
         name, plan = planned[target.name].name, planned[target.name].plan

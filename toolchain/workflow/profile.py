@@ -178,7 +178,10 @@ def _profile(
     project: Project, target: TargetSection, wanted: _Wanted, how: _How, progress: Progress
 ) -> TargetProfile:
     """One target, with a connection to the table of its own (SQLite's belong to a thread)."""
-    with Lut.open(project.lut_path) as lut, open_session(target.url, target.precision) as session:
+    with (
+        Lut.open(project.lut_path) as lut,
+        open_session(target.url, target.precision, progress) as session,
+    ):
         stack, metric = session.stack, session_metric(session)
         space = with_algorithms(session.model_format, wanted.chain.operators)
         operators = _operators(lut, session, space, how, progress)

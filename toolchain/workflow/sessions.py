@@ -7,19 +7,30 @@ from targets.session import Described, Session, is_board, model_format, open_tar
 from toolchain.errors import ConfigurationError
 from toolchain.graph.operator import DType
 from toolchain.measurement import MEASURED_METRICS, Evidence, Measurement
+from toolchain.workflow.project import Progress, silent
 
 LATENCY, CYCLES = "latency_us", "cycles"
 MEASURED = frozenset(MEASURED_METRICS.values())
 
 
-def open_session(url: str, precision: DType = "float32") -> Session:
+def open_session(url: str, precision: DType = "float32", progress: Progress = silent) -> Session:
     """Open a target for measuring and running, on a CPU with the anchor and baseline of a precision.
+
+    Args:
+        progress: told before and after; it takes seconds where firmware is built or a network is slow.
 
     Raises:
         ConfigurationError: no such target, it does not take this precision, or a package that writes its model files
             is missing.
         DeviceError: its engine is not installed, or the device does not answer.
     """
+    progress("open", 0, 1, url)
+    session = _open(url, precision)
+    progress("open", 1, 1, url)
+    return session
+
+
+def _open(url: str, precision: DType) -> Session:
     form = model_format(url)
     if is_board(url):
         if precision != "int8":
