@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +14,27 @@ from profilers.calibrate import Calibration, fit
 from profilers.correct import (
     Candidate,
     Correction,
+    RowAgain,
     correction_history,
     correction_row,
     fit_correction,
+    has_moved,
     is_correction,
-    kept_correction,
+    moved_text,
+    rows_before,
+    wrong_kinds,
 )
 from profilers.lut import Lut
 from profilers.lut_io import export_lut, import_lut
 from toolchain.errors import ConfigurationError, LutError
-from toolchain.measurement import Stack
+from toolchain.graph.operator import Operator
+from toolchain.measurement import Evidence, Measurement, Stack
 
 STACK = Stack.of({"target": "a board"})
 METRIC = "cycles"
+CONVS = [
+    Operator.parse(f"conv2d 8x8x4->8x8x{channels} k3x3 s1x1 same relu int8") for channels in (2, 4, 6, 8)
+]
 
 
 def of(
@@ -96,19 +106,91 @@ def test_every_correction_stays_in_the_table(tmp_path: Path) -> None:
         rows = [correction_row(STACK, one, at) for one, at in zip((first, second), times, strict=True)]
         lut.absorb((), [*rows, correction_row(STACK, elsewhere, times[1])])
         lut.absorb((), rows)  # offered again after a crash: there once
-        assert [found for _, found in correction_history(lut, STACK, METRIC) if found.scope == "s"] == [
-            first,
-            second,
-        ]
-        assert kept_correction(lut, STACK, METRIC, "s") == second
-        assert kept_correction(lut, STACK, METRIC, "other") == elsewhere
-        assert kept_correction(lut, STACK, METRIC, "none") is None
+        assert history(lut, "s") == [first, second]
+        assert history(lut, "other") == [elsewhere]
+        assert history(lut, "none") == []
         assert lut.calibration(STACK, METRIC) is None  # a correction is no calibration
         assert all(is_correction(row.metric) for row in lut.calibration_history(STACK))
         export_lut(lut, tmp_path / "a.json")
     with Lut.open(tmp_path / "b.sqlite") as lut:
         import_lut(lut, tmp_path / "a.json")
-        assert kept_correction(lut, STACK, METRIC, "s") == second
+        assert history(lut, "s") == [first, second]
+
+
+def history(lut: Lut, scope: str) -> list[Correction]:
+    return [found for _, found in correction_history(lut, STACK, METRIC, scope)]
+
+
+def again(op: Operator, before: float | None, value: float, speed: float = 1.0) -> RowAgain:
+    found = Measurement(
+        METRIC,
+        value,
+        Evidence.CYCLES_ESTIMATED,
+        (value, value),
+        False,
+        {"a": "b"},
+        "2026-01-03T00:00:00.000000+00:00",
+    )
+    return RowAgain.of(op, before, value, speed, found)
+
+
+def test_rows_that_were_measured_again_travel_with_the_correction() -> None:
+    row = again(CONVS[0], 10.0, 20.0)
+    found = of([1.3] * 4, rows=[row])
+    assert found.rows == (row,)
+    assert Correction.from_json(found.to_json()) == found
+    kept = row.row(STACK)
+    assert kept.subject == CONVS[0]
+    assert kept.measurement.value == 20.0
+    assert kept.measurement.samples == (20.0, 20.0)
+    assert kept.measurement.evidence is Evidence.CYCLES_ESTIMATED
+    with Lut.in_memory() as lut:
+        lut.absorb([kept])
+        lut.absorb([Correction.from_json(found.to_json()).rows[0].row(STACK)])  # offered again: the same row
+        (there,) = lut.rows(STACK)
+        assert there == kept
+    old = json.loads(found.to_json())
+    del old["rows"]  # as earlier versions wrote it
+    assert Correction.from_json(json.dumps(old)) == replace(found, rows=())
+
+
+def test_what_moved_is_told_by_kind() -> None:
+    pool = Operator.parse("max_pool 8x8x4->4x4x4 k2x2 s2x2 valid none int8")
+    rows = [
+        again(CONVS[0], 10.0, 20.0),
+        again(CONVS[1], 10.0, 19.0),
+        again(pool, 4.0, 2.0),
+        again(CONVS[2], None, 9.0),
+    ]
+    assert (
+        moved_text(rows) == "2 rows of conv2d x 1.9 to 2, 1 row of max_pool x 0.5, 1 row that was predicted"
+    )
+    assert moved_text([asdict(row) for row in rows]) == moved_text(rows)
+    assert moved_text([]) == ""
+
+
+def test_a_table_as_it_was_before_rows_were_measured_again() -> None:
+    """Two loops moved the same row, one added a row; one row was measured otherwise since."""
+    one, two, other, new = (op.signature for op in CONVS)
+    rounds = [
+        of([1.0], rows=[again(CONVS[0], 10.0, 20.0, speed=4.0), again(CONVS[2], 7.0, 8.0)]),
+        of([1.0], rows=[again(CONVS[0], 10.0, 30.0, speed=2.0), again(CONVS[3], None, 9.0)]),
+    ]
+    now = {one: 15.0, two: 3.0, other: 8.5, new: 9.0}
+    assert rows_before(rounds, now) == {one: 2.5, two: 3.0, other: 8.5}
+    assert rows_before(rounds, {one: 16.0}) == {one: 16.0}
+    assert rows_before([], now) == now
+
+
+def test_a_kind_is_wrong_where_most_of_its_rows_moved() -> None:
+    ratios = dict(zip(CONVS, (2.0, 0.5, 1.03, 1.0), strict=True))
+    assert wrong_kinds(ratios, 2.0) == {"conv2d"}
+    assert wrong_kinds(ratios, 5.0) == set()  # half is not most: single rows
+    ratios[replace(CONVS[0], algorithm="winograd")] = 0.9
+    assert wrong_kinds(ratios, 5.0) == {"conv2d"}
+    assert wrong_kinds({}, 2.0) == set()
+    assert has_moved(1 / 1.03, 2.0)
+    assert not has_moved(1 / 1.03, 3.0)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"factor": 1}'])

@@ -97,6 +97,21 @@ def test_other_budgets_train_and_measure_nothing(searched: Path) -> None:
     assert search(project, budgets=(Budget("flash_bytes", bound),)).selection == again.selection
 
 
+def test_an_interrupted_force_measures_everything_anew(searched: Path) -> None:
+    def interrupt(stage: str, done: int, total: int, note: str) -> None:
+        if (stage, done) == ("supernet", 1):
+            raise KeyboardInterrupt
+
+    first = search(open_project(searched))
+    with pytest.raises(KeyboardInterrupt):
+        search(open_project(searched), progress=interrupt, force=True)
+    stages = Stages()
+    again = search(open_project(searched), progress=stages)
+    assert {"supernet", "contributions", "ranking"} <= stages.seen
+    assert again.why == "what --force began is not finished"
+    assert again.text == first.text
+
+
 def test_more_samples_go_on_from_those_measured(searched: Path) -> None:
     edit(searched, "contribution_samples = 800", "contribution_samples = 1600")
     stages = Stages()

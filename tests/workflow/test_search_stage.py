@@ -50,6 +50,34 @@ def test_a_reused_result_says_the_same(finished: Path) -> None:
         assert reused.predicted[metric] == again.predicted[metric]
 
 
+@pytest.mark.parametrize("method", ["connas", "random"])
+def test_an_interrupted_force_is_gone_on_with(finished: Path, method: str) -> None:
+    """Not answered from the search before it, and not begun again."""
+    project = open_project(finished)
+    before = search(project, method=method)
+
+    def interrupt(stage: str, done: int, total: int, note: str) -> None:
+        if (stage, done) == ("search" if method == "connas" else "supernet", 2):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search(project, method=method, progress=interrupt, force=True)
+    with pytest.raises(ConfigurationError, match="no search has finished"):
+        open_project(finished).found()
+    steps: list[tuple[str, int]] = []
+    again = search(
+        open_project(finished), method=method, progress=lambda stage, done, *_: steps.append((stage, done))
+    )
+    assert not again.reused
+    assert again.why == "what --force began is not finished"
+    trained = [done for stage, done in steps if stage == ("search" if method == "connas" else "supernet")]
+    assert trained[0] > 1  # the epochs of the forced search stand
+    for name in ("text", "score", "alternatives"):
+        assert getattr(again, name) == getattr(before, name), name
+    assert search(open_project(finished), method=method).reused
+    assert not list((finished / "results").glob("*.earlier.json"))
+
+
 def test_the_course_of_the_search_is_left_for_people(finished: Path) -> None:
     with (finished / "results" / "search.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from profilers.correct import moved_text
 from toolchain.report import diagrams, sections
 from toolchain.report.document import Report
 from toolchain.report.html import Html, join, more, number, table, tag
@@ -83,6 +84,9 @@ def _corrections(found: Mapping[str, Any]) -> Iterator[str]:
     """What was put into the table after a round."""
     for metric, values in found.items():
         if isinstance(values, Mapping) and isinstance(values.get("factor"), int | float):
+            moved = moved_text(values.get("rows", ()))
+            if moved:
+                yield f"operators were measured again; in the table moved {moved}"
             yield f"predicted {metric} is multiplied by {values['factor']:.4f} from here on"
 
 

@@ -92,7 +92,7 @@ def binas_search(
     solve(from_chain(chain, lambda position, arc: 0.0, metrics), limits)
     torch.set_num_threads(project.config.project.threads)
     supernet, trained = trained_supernet(project, progress, force)
-    contributions = contributions_of(project, supernet, trained, progress, force)
+    contributions = contributions_of(project, supernet, trained, progress)
     estimator = contributions.estimator
     model = from_chain(
         chain,
@@ -118,7 +118,7 @@ def binas_search(
     for number, architecture in enumerate(looked_at):
         scores.append(evaluator([architecture])[0])
         progress("evaluate", number + 1, 1 + len(others), f"shared weights: {100 * scores[-1].score:.1f} %")
-    ranking, ranked = ranking_of(project, evaluator, estimator, trained, progress, force)
+    ranking, ranked = ranking_of(project, evaluator, estimator, trained, progress)
     measured = contributions.measured
     found = effects(project.space.choices, measured.values, measured.errors)
     front = _front(project, model, limits, costs)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -48,7 +49,11 @@ class Contributions:
 
 
 def trained_supernet(project: Project, progress: Progress, force: bool) -> tuple[Supernet, str]:
-    """The trained supernet, and the fingerprint of everything that it depends on."""
+    """The trained supernet, and the fingerprint of everything that it depends on.
+
+    Args:
+        force: train again, and forget what was measured with it.
+    """
     config, data = project.config, project.data
     settings = config.search
     schedule = {
@@ -61,8 +66,9 @@ def trained_supernet(project: Project, progress: Progress, force: bool) -> tuple
         schedule, settings.sampling, seed, config.project.threads, data.fingerprint, project.space_fingerprint
     )
     path = project.checkpoint(f"{METHOD}-supernet-{trained}.safetensors")
-    if force:
-        path.unlink(missing_ok=True)
+    if force:  # all at once: interrupted, it is gone on with from what is new
+        for kept in (path, _contributions_path(project, trained), _ranking_path(project, trained)):
+            kept.unlink(missing_ok=True)
     torch.manual_seed(seed)
     supernet = Supernet(project.space)
     common: dict[str, Any] = {
@@ -79,19 +85,23 @@ def trained_supernet(project: Project, progress: Progress, force: bool) -> tuple
     return supernet, trained
 
 
+def _contributions_path(project: Project, trained: str) -> Path:
+    return project.checkpoint(f"{METHOD}-contributions-{trained}.npz")
+
+
+def _ranking_path(project: Project, trained: str) -> Path:
+    return project.checkpoint(f"{METHOD}-ranking-{trained}.json")
+
+
 def _sampler(project: Project) -> Sampler:
     """How sub-networks are drawn, for training and for contributions: depths uniform where the space has depths."""
     space = project.space
     return space.sample_by_depth if isinstance(space, Mobilenet) else space.sample
 
 
-def contributions_of(
-    project: Project, supernet: Supernet, trained: str, progress: Progress, force: bool
-) -> Contributions:
+def contributions_of(project: Project, supernet: Supernet, trained: str, progress: Progress) -> Contributions:
     """Contributions of all candidates within the sample budget; a larger budget goes on from a smaller one."""
-    path = project.checkpoint(f"{METHOD}-contributions-{trained}.npz")
-    if force:
-        path.unlink(missing_ok=True)
+    path = _contributions_path(project, trained)
     data, space = project.data, project.space
     paths = sample_paths(
         supernet,
@@ -131,16 +141,14 @@ def ranking_of(
     estimator: AdditiveEstimator,
     trained: str,
     progress: Progress,
-    force: bool,
 ) -> tuple[RankingPicture, dict[Architecture, float]]:
     """Random networks, predicted and measured one by one, and their scores; kept for the next search."""
-    path = project.checkpoint(f"{METHOD}-ranking-{trained}.json")
-    known: dict[str, list[float]] = {}
-    if not force:
-        try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            known = {}  # none yet, or damaged: measured again
+    path = _ranking_path(project, trained)
+    known: dict[str, list[float]]
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}  # none yet, or damaged: measured again
     rng = np.random.default_rng([RANKING_SEED, project.config.project.seed])
     sampler = _sampler(project)
     count = project.config.search.ranking_networks

@@ -29,9 +29,11 @@ def asked_budgets(
     return merged_budgets(project_budgets(project), tuple(named(project, b) for b in changes))
 
 
-def priced(
-    project: Project, asked: tuple[Budget | QuantileBudget, ...], *, strict: bool = False
-) -> tuple[Costs, tuple[Budget, ...]]:
+Prices = tuple[Costs, tuple[Budget, ...]]
+"""The costs of a project's space as the table has them, and the budgets as absolute bounds."""
+
+
+def priced(project: Project, asked: tuple[Budget | QuantileBudget, ...], *, strict: bool = False) -> Prices:
     """The costs of the project's space under plans that keep the budgets, and the budgets as absolute bounds.
 
     Raises: as `open_costs`.

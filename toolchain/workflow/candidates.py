@@ -109,8 +109,12 @@ def measure(
     title: str,
     wait: bool,
     progress: Progress,
-) -> None:
-    """Measure what the table lacks of these networks into it, on different devices side by side."""
+) -> bool:
+    """Measure what the table lacks of these networks into it, on different devices side by side.
+
+    Returns:
+        Whether anything was measured.
+    """
     # Prepared here: torch's seeds are the process's, and measuring has a thread for each device.
     missing = {one.target.name: _missing(project, one, networks) for one in measured}
     wanted = {one.target.name: one for one in measured if missing[one.target.name].graphs}
@@ -134,6 +138,7 @@ def measure(
 
     if wanted:
         each([one.target for one in wanted.values()], work, progress)
+    return bool(wanted)
 
 
 def compared(

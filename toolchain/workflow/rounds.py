@@ -2,7 +2,7 @@
 
 Costs of a network do not depend on its weights, so the chosen network and the next best ones run on the target as
 soon as they are chosen. Where the prediction of the chosen one is further off than the tolerance, or its measured
-value breaks a budget, the cost model is corrected (`profilers.correct`) and selection runs again, in seconds, from
+value breaks a budget, the cost model is corrected (`workflow.corrections`) and selection runs again, in seconds, from
 what is kept. A network that was measured is decided by its measurement, so one that was seen to break a budget is not
 chosen again, and the rounds come to an end: each either measures something new or is the last.
 
@@ -12,30 +12,25 @@ offered to the table again at every start. So a run that is killed anywhere goes
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from profilers.correct import Candidate, Correction, correction_row, fit_correction
 from profilers.lut import Lut
-from profilers.lut_rows import now
-from profilers.steady import steady_table
 from toolchain.errors import InfeasibleError
 from toolchain.measurement import Measurement
 from toolchain.units import Budget, QuantileBudget
-from toolchain.workflow.budgets import asked_budgets, priced
+from toolchain.workflow.budgets import Prices, asked_budgets, priced
 from toolchain.workflow.candidates import (
     MeasuredCandidate,
     compared,
     measure,
     measure_patches,
-    network_of,
     next_best,
 )
-from toolchain.workflow.costs import Costs, TargetCosts, calibration_fingerprint, scope_of
-from toolchain.workflow.models import structural_graph
+from toolchain.workflow.corrections import Learnt, keep, learn
+from toolchain.workflow.costs import Costs, TargetCosts
 from toolchain.workflow.project import Progress, Project, fingerprint, silent
 from toolchain.workflow.search import SearchOutcome, search, search_inputs
 from toolchain.workflow.sessions import MEASURED
@@ -43,7 +38,6 @@ from toolchain.workflow.sessions import MEASURED
 STAGE = "rounds"
 # run.tolerance where the project does not say.
 TOLERANCE, BOARD_TOLERANCE = 5.0, 2.0
-SAME = 1e-3  # share of a measured value below which a new one says nothing new
 
 
 @dataclass(frozen=True)
@@ -55,6 +49,7 @@ class Round:
         candidates: what was measured, the winner first.
         correction: metric -> what was put into the table after this round; empty where nothing was.
         why: what followed from it.
+        again: metric -> signatures of operators whose rows were measured again; those that moved are in `correction`.
     """
 
     round: int
@@ -62,6 +57,7 @@ class Round:
     candidates: tuple[MeasuredCandidate, ...]
     correction: Mapping[str, Mapping[str, Any]]
     why: str
+    again: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -105,25 +101,26 @@ def search_in_rounds(
         DeviceError: a target cannot be opened or is busy. What was measured before stays.
     """
     asked = asked_budgets(project, budgets)
-    costs, _ = priced(project, asked, strict=strict)
-    measured = _judged(project, costs, asked)
+    prices = priced(project, asked, strict=strict)
+    measured = _judged(project, prices[0], asked)
     tolerance = {
         project.metric(one.target, metric): _tolerance(project, one)
         for one in measured
         for metric in one.measured(1.0)
     }
     limit = project.config.run.rounds
-    depends = _depends(project, asked, costs)
-    stored = None if force else project.record(STAGE, depends)
+    depends = _depends(project, asked, prices[0])
     began = project.why(STAGE, depends, force=force)
+    stored = project.record(STAGE, depends, force=force)
     reason = "" if stored is None else _contradicted(project, stored, measured)
     if reason:
         stored, began = None, reason
     elif stored is not None:
         began = str(stored["began"])
     rounds = [] if stored is None else [_round_from(one) for one in stored["rounds"]]
-    for one in rounds:
-        _keep(project, one, measured)
+    kept = [keep(project, one.correction, measured) for one in rounds]
+    if any(kept):  # stopped between the record and the table
+        prices = priced(project, asked, strict=strict)
     done = stored is not None and bool(stored["done"])
     settled, why = (bool(stored["settled"]), str(stored["why"])) if stored else (False, "")
 
@@ -132,20 +129,19 @@ def search_in_rounds(
         values |= {"done": done, "began": began}
         project.write_record(STAGE, depends, {**values, "rounds": [asdict(one) for one in rounds]})
 
-    def selected(force: bool) -> SearchOutcome:
-        """What the search finds when all operators of its networks' patches are measured."""
-        found = search(project, progress=progress, budgets=budgets, force=force, strict=strict)
+    def selected(prices: Prices, force: bool) -> tuple[SearchOutcome, Prices]:
+        """What the search finds when all operators of its networks' patches are measured, and the prices since."""
+        found = search(project, progress=progress, budgets=budgets, force=force, strict=strict, prices=prices)
         while limit and not done:
-            costs, limits = priced(project, asked, strict=strict)
-            if not measure_patches(
-                project, costs, list(next_best(project, costs, found, limits)), wait, progress
-            ):
+            networks = list(next_best(project, prices[0], found, prices[1]))
+            if not measure_patches(project, prices[0], networks, wait, progress):
                 break
-            found = search(project, progress=progress, budgets=budgets, strict=strict)
-        return found
+            prices = priced(project, asked, strict=strict)
+            found = search(project, progress=progress, budgets=budgets, strict=strict, prices=prices)
+        return found, prices
 
     try:
-        found = selected(force)
+        found, prices = selected(prices, force)
     except InfeasibleError:
         if stored is None:  # earlier rounds led to a network that does not keep these budgets
             project.drop_record(STAGE)
@@ -165,35 +161,46 @@ def search_in_rounds(
             break
         started = time.monotonic()
         number = len(rounds) + 1
-        costs, limits = priced(project, asked, strict=strict)
-        networks = next_best(project, costs, found, limits)
-        measure(project, _judged(project, costs, asked), list(networks), f"round {number}", wait, progress)
-        # Priced anew: where the machine was faster than ever before, all values are told at that speed from now on.
-        costs, _ = priced(project, asked, strict=strict)
-        measured = _judged(project, costs, asked)
+        networks = next_best(project, prices[0], found, prices[1])
+        measured = _judged(project, prices[0], asked)
+        if measure(project, measured, list(networks), f"round {number}", wait, progress):
+            # Where the machine was faster than ever before, all values are told at that speed from now on.
+            prices = priced(project, asked, strict=strict)
+            measured = _judged(project, prices[0], asked)
         candidates = compared(project, measured, networks, found.architecture)
         verdict = _verdict(candidates[0], tolerance, found.budgets)
-        correction: dict[str, Mapping[str, Any]] = {}
-        if verdict and not _nothing_new(project, measured, candidates):
-            correction = _corrections(project, measured, candidates, number)
+        learnt = Learnt({}, {})
+        if verdict:
+            learnt = learn(
+                project,
+                measured,
+                candidates,
+                number,
+                tolerance,
+                [one.again for one in rounds],
+                wait,
+                progress,
+            )
         if not verdict:
             settled, why = (
                 True,
                 f"round {number}: the prediction of the chosen network is within the tolerance",
             )
-        elif not correction:
+        elif not learnt.correction:
             settled, why = (
                 False,
-                f"{verdict}; it and its neighbours are measured, so another round learns nothing",
+                f"{verdict}; it, its neighbours and their operators are measured, so another round learns nothing",
             )
-        rounds.append(Round(number, time.monotonic() - started, candidates, correction, verdict or why))
-        write(done=not correction)
-        if not correction:
+        seconds = time.monotonic() - started
+        rounds.append(Round(number, seconds, candidates, learnt.correction, verdict or why, learnt.again))
+        write(done=not learnt.correction)
+        if not learnt.correction:
             break
-        _keep(project, rounds[-1], measured)
+        keep(project, learnt.correction, measured)
+        prices = priced(project, asked, strict=strict)
         why = verdict
         try:
-            found = selected(False)
+            found, prices = selected(prices, False)
         except InfeasibleError:
             why = f"{verdict}; by the corrected costs no network keeps the budgets"
             write(done=True)
@@ -239,70 +246,6 @@ def _verdict(winner: MeasuredCandidate, tolerance: Mapping[str, float], budgets:
     return ""
 
 
-def _nothing_new(
-    project: Project, measured: list[TargetCosts], candidates: tuple[MeasuredCandidate, ...]
-) -> bool:
-    """Whether every measured candidate, with this very value, is behind the corrections in force already."""
-    for one in measured:
-        if one.correction is None or one.correction.calibration != calibration_fingerprint(one.calibration):
-            return False
-        behind = {network.name: network.measured for network in one.correction.networks}
-        metric = project.metric(one.target, one.metric)
-        values = {c.text: c.measured[metric] for c in candidates if metric in c.measured}
-        if any(abs(value - behind.get(text, 0.0)) > SAME * value for text, value in values.items()):
-            return False
-    return True
-
-
-def _corrections(
-    project: Project, measured: list[TargetCosts], candidates: tuple[MeasuredCandidate, ...], number: int
-) -> dict[str, Mapping[str, Any]]:
-    """Metric -> the correction that all networks measured so far ask for, as it is kept in the table."""
-    result: dict[str, Mapping[str, Any]] = {}
-    for one in measured:
-        metric = project.metric(one.target, one.metric)
-        names = {c.text: c.architecture for c in candidates if metric in c.measured}
-        names |= (
-            {n.name: project.space.decode(n.name) for n in one.correction.networks} if one.correction else {}
-        )
-        networks = []
-        with Lut.open(project.lut_path) as lut:
-            values = steady_table(lut, one.stack, one.metric).values
-        for name, architecture in names.items():
-            graph = structural_graph(project, architecture, one.target.precision)
-            network = network_of(project, one, architecture, graph)
-            if network in values:
-                predicted = one.of_graph(graph)[one.metric] / one.factor
-                networks.append(Candidate(name, network.fingerprint, predicted, values[network]))
-        winner = candidates[0].predicted[metric] / one.factor
-        found = fit_correction(
-            networks,
-            metric=one.metric,
-            stack=one.stack,
-            scope=scope_of(one.chain),
-            at=winner,
-            calibration=calibration_fingerprint(one.calibration),
-            usual_error=None if one.mape is None else one.mape / 100,
-            round=number,
-            before=one.factor,
-        )
-        result[metric] = {**json.loads(found.to_json()), "created_at": now()}
-    return result
-
-
-def _keep(project: Project, one: Round, measured: list[TargetCosts]) -> None:
-    """Put a round's corrections into the table, where they are not there yet."""
-    for costs in measured:
-        stored = one.correction.get(project.metric(costs.target, costs.metric))
-        if stored is None:
-            continue
-        values = dict(stored)
-        created = str(values.pop("created_at"))
-        row = correction_row(costs.stack, Correction.from_json(json.dumps(values)), created)
-        with Lut.open(project.lut_path) as lut:
-            lut.absorb((), [row])
-
-
 def _contradicted(project: Project, stored: Mapping[str, Any], measured: list[TargetCosts]) -> str:
     """Why finished rounds do not stand: deploy has measured their winner since, and it breaks a budget that it kept."""
     record = project.latest("search")
@@ -329,7 +272,8 @@ def _round_from(stored: Mapping[str, Any]) -> Round:
         replace(MeasuredCandidate(**one), architecture=tuple(int(i) for i in one["architecture"]))
         for one in stored["candidates"]
     )
-    return Round(stored["round"], stored["seconds"], candidates, stored["correction"], stored["why"])
+    again = {metric: tuple(names) for metric, names in stored.get("again", {}).items()}
+    return Round(stored["round"], stored["seconds"], candidates, stored["correction"], stored["why"], again)
 
 
 def _rounds(count: int) -> str:

@@ -15,7 +15,7 @@ from toolchain.spaces import Architecture, Row
 from toolchain.units import Budget, QuantileBudget
 from toolchain.workflow.binas import binas_search
 from toolchain.workflow.binas_selection import Selection, selection_from_record
-from toolchain.workflow.budgets import asked_budgets, explain_margin, margins_of, priced, tightened
+from toolchain.workflow.budgets import Prices, asked_budgets, explain_margin, margins_of, priced, tightened
 from toolchain.workflow.costs import Costs, TargetCosts, evidence_text
 from toolchain.workflow.methods import baseline, connas, connas_config, front_metric
 from toolchain.workflow.models import structural_graph
@@ -103,6 +103,7 @@ def search(
     method: str | None = None,
     force: bool = False,
     strict: bool = False,
+    prices: Prices | None = None,
 ) -> SearchOutcome:
     """Search under the project's budgets, resuming an unfinished search, or repeat the earlier answer.
 
@@ -111,6 +112,7 @@ def search(
         method: replaces that of the project file.
         force: search again from the start although nothing changed.
         strict: refuse prices that rest on predicted operators.
+        prices: `priced` with these budgets and the table as it is, where they are at hand.
 
     Raises:
         InfeasibleError: no network keeps all budgets; carries the least values and the nearest design. An earlier
@@ -126,11 +128,11 @@ def search(
         )
     asked = asked_budgets(project, budgets)
     progress("costs", 0, 1, "reading the table")
-    costs, limits = priced(project, asked, strict=strict)
+    costs, limits = priced(project, asked, strict=strict) if prices is None else prices
     progress("costs", 1, 1, f"{len(costs.chain.operators)} operators")
     inputs = search_inputs(project, asked, method, costs)
     why = project.why(STAGE, inputs, force=force)
-    stored = None if force else project.record(STAGE, inputs)
+    stored = project.record(STAGE, inputs, force=force)
     if stored is not None:
         return _from_record(project, stored)
     # A bound relative to the space moves with the machine's best speed, and a search resumes only under its own.

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from profilers.calibrate import Calibration
-from profilers.correct import Correction, kept_correction
+from profilers.correct import Correction, correction_history, rows_before
 from profilers.cost import MACS, PARAMS, ArcMetric, operator_sum
 from profilers.footprint import FLASH, RAM, Footprint, footprint_of, with_algorithms
 from profilers.lut import Lut, Network
@@ -113,6 +113,12 @@ class TargetCosts:
             return estimated_cycles(op, op.algorithm)
         return self.values.get(op, self.patched.get(op, math.inf))
 
+    def with_rows(self, rows: Mapping[Operator, float]) -> TargetCosts:
+        """The same for networks' graphs (`of_graph`) with other values of some operators."""
+        patched = {op: rows.get(op, value) for op, value in self.patched.items()}
+        values = {op: rows.get(op, value) for op, value in self.values.items()}
+        return replace(self, values=values, patched=patched)
+
     def shares(self, graph: Graph, plan: Plan) -> tuple[Operator, ...]:
         """The operators of a plan's patches that have no value: they are taken as shares of whole ones."""
         if not self.values:
@@ -202,7 +208,8 @@ def open_target_costs(
             row = lut.calibration(about.stack, metric)
             if row is not None:
                 calibration = Calibration.from_json(row.text)
-            correction = kept_correction(lut, about.stack, metric, scope_of(chain))
+            history = [c for _, c in correction_history(lut, about.stack, metric, scope_of(chain))]
+            correction = history[-1] if history else None
             behind = set() if correction is None else {network.key for network in correction.networks}
             known = {
                 subject.operators: value
@@ -210,11 +217,13 @@ def open_target_costs(
                 if isinstance(subject, Network) and subject.fingerprint in behind
             }
             speed = table.best_anchor_us or 1.0
-            basis = sorted(
-                (op.signature, f"{value / speed:.9g}")
-                for op, value in every.items()
-                if filled is not None or op in values
+            # As it was before rounds added to it: what they learn is told apart (`Costs.corrections`).
+            resting = rows_before(
+                history, {op.signature: v / speed for op, v in every.items() if op not in patched}
             )
+            named = {op.signature for op in values}
+            guessed = filled is not None or any(row.before is None for c in history for row in c.rows)
+            basis = sorted((name, f"{v:.9g}") for name, v in resting.items() if guessed or name in named)
     missing = [op for op in chain.operators if op not in values]
     if missing and not needed:
         values, patched, calibration, correction, basis = (

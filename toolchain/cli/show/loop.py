@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 def rounds(outcome: RoundsOutcome) -> None:
     """Each round's candidates, predicted beside measured, and what the cost model learnt from them."""
+    from profilers.correct import moved_text
+
     lines = [
         (
             str(one.round) if network.chosen else "",
@@ -38,6 +40,12 @@ def rounds(outcome: RoundsOutcome) -> None:
         )
     out = stdout()
     for one in outcome.rounds:
+        for metric, names in one.again.items():
+            moved = moved_text(one.correction.get(metric, {}).get("rows", ()))
+            out.print(
+                f"round {one.round}: one factor does not explain {metric}; {count(len(names), 'operator')} measured "
+                f"again, moved: {moved or 'none'}"
+            )
         for metric, found in one.correction.items():
             networks = count(len(found["networks"]), "network")
             out.print(
@@ -60,7 +68,10 @@ def rounds_json(outcome: RoundsOutcome) -> dict[str, Any]:
 
 def correction_text(found: Correction) -> str:
     """What a correction does, and what it rests on."""
+    from profilers.correct import moved_text
+
     return (
         f"x {found.factor:.4f} (before x {found.before:.4f}) from {len(found.networks)} networks near the optimum, "
         f"round {found.round}: mean error {found.error_before_percent:.2f} % -> {found.error_after_percent:.2f} %"
+        + (f"; measured again: {moved}" if (moved := moved_text(found.rows)) else "")
     )
