@@ -24,7 +24,8 @@ from toolchain.report.comparison import ComparisonRow
 from toolchain.units import Budget
 from toolchain.workflow.costs import open_costs
 from toolchain.workflow.deploy import deploy
-from toolchain.workflow.export import export, export_c, programs
+from toolchain.workflow.export import export, export_c
+from toolchain.workflow.exported import programs
 from toolchain.workflow.models import structural_graph
 from toolchain.workflow.profile import profile
 from toolchain.workflow.project import Project, open_project
@@ -231,6 +232,24 @@ def test_patches_have_rows_of_their_own(project: Project, method: str) -> None:
     again = search_in_rounds(project)
     assert again.reused
     assert again.search.reused
+
+
+def test_deploy_measures_the_rows_of_patches(project: Project) -> None:
+    """Stage by stage, without rounds: a search opens no device, so `deploy` measures what its prediction lacks."""
+    costs = open_costs(project, ["cycles"])
+    ram = costs.table.price([SMALLEST])[0, costs.table.metrics.index("ram_bytes")]
+    found = search(project, budgets=(Budget("ram_bytes", float(ram) - 150),), method="random")
+    plan = Plan.from_dict(found.targets[0].plan)
+    assert plan.patches is not None
+    graph = structural_graph(project, found.architecture, "int8")
+    assert open_costs(project, ["cycles"]).targets[0].shares(graph, plan)
+    export(project)
+    first, again = ({row.metric: row for row in deploy(project).rows} for _ in range(2))
+    board = open_costs(project, ["cycles"]).targets[0]
+    assert board.shares(graph, plan) == ()
+    assert found.predicted["cycles"] != first["cycles"].predicted == board.of_graph(graph, plan)["cycles"]
+    assert abs(off_percent(first["cycles"])) < 2
+    assert again["cycles"].predicted == first["cycles"].predicted
 
 
 def test_an_old_table_is_a_table_without_choices(project: Project) -> None:

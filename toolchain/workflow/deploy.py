@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from profilers.footprint import footprint_of
 from profilers.lut import Lut, Network
 from profilers.profile import session_metric
+from profilers.settle import settled_plans
 from profilers.steady import best_anchor, slowdown, steady_table
 from targets.session import Job, ModelFormat, Session
 from toolchain.errors import ConfigurationError, DeviceError, VerificationError
@@ -41,6 +42,7 @@ from toolchain.workflow.exported import (
 )
 from toolchain.workflow.project import Progress, Project, silent, target_called
 from toolchain.workflow.sessions import in_time, open_session
+from toolchain.workflow.target_costs import open_target_costs
 from toolchain.workflow.targets import place_of
 
 STAGE = "deploy"
@@ -144,7 +146,7 @@ def deploy(
     found, exported = check_exported(project)
     targets = (target_called(project.config, only),) if only else project.config.target
     stacks = {one["name"]: one["stack"] for one in found["targets"]}
-    deployed, measured = [], dict[str, Measurement]()
+    deployed, measured, predicted = [], dict[str, Measurement](), dict(found["predicted"])
     with ExitStack() as opened:
         ready = [_open(opened, project, target, stacks[target.name], progress) for target in targets]
         steps, done = 3 * len(targets), 0
@@ -170,6 +172,8 @@ def deploy(
             found_here = _measure(session, one.model, wait)
             tflite = INT8_TFLITE if target.precision == "int8" else FLOAT_TFLITE
             graph = read_exported(project, tflite)
+            if one.plan.patches is not None:
+                predicted |= _with_patches(project, one, graph, predicted, wait, progress)
             values = {**_measured(session, found_here), **_bytes(one, graph, tflite, found_here)}
             measured |= {project.metric(target, metric): value for metric, value in values.items()}
             speed = _remember(project, session, exported["text"], one.plan.operators(graph), found_here)
@@ -191,7 +195,7 @@ def deploy(
     budgets = tuple(
         Budget(b["metric"], b["bound"]) for b in found["budgets"] if not only or b["metric"] in measured
     )
-    predicted = {k: v for k, v in found["predicted"].items() if k in measured}
+    predicted = {k: v for k, v in predicted.items() if k in measured}
     outcome = DeployOutcome(
         exported["text"],
         exported["accuracy"],
@@ -290,6 +294,30 @@ def _beside(project: Project, inputs: NDArray[Any]) -> dict[str, bytes]:
         MODEL_JSON: (project.model_folder / MODEL_JSON).read_bytes(),
         "inputs.npy": samples.getvalue(),
     }
+
+
+def _with_patches(
+    project: Project,
+    one: _Ready,
+    graph: Graph,
+    predicted: Mapping[str, float],
+    wait: bool,
+    progress: Progress,
+) -> dict[str, float]:
+    """What the table foretells of a plan with patches when all of their operators have rows, as in rounds. A search
+    alone opens no device: it takes those without a row as shares of whole ones.
+    """
+    metric = session_metric(one.session)
+    if project.metric(one.target, metric) not in predicted:
+        return {}  # nothing that is measured was foretold
+    with Lut.open(project.lut_path) as lut:
+        settled_plans(
+            lut, one.session, {"": graph}, lambda *_: one.plan,
+            wait=wait, progress=lambda done, total: progress("patches", done, total, "operators"),
+        )  # fmt: skip
+    costs = open_target_costs(project, one.target, [metric], strict=False)
+    found = costs.of_graph(graph, one.plan)
+    return {project.metric(one.target, name): found[name] for name in costs.measured(0.0)}
 
 
 def _note(session: Session, found: Mapping[str, Any], target: TargetSection) -> str:
