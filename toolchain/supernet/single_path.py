@@ -24,6 +24,7 @@ from toolchain.supernet.train import (
     device_of,
     finite,
     load_optimizer_tensors,
+    mixed_precision,
     optimizer_tensors,
     seeded,
     shuffled_batches,
@@ -50,6 +51,8 @@ def train_paths(
     checkpoint: Path | None,
     resume: bool,
     more_settings: Mapping[str, Any],
+    distil: bool = False,
+    bfloat16: bool = False,
 ) -> tuple[float, ...]:
     """Each step sums the gradients of `paths` sub-networks on one batch (SGD Nesterov, cosine schedule).
 
@@ -60,7 +63,9 @@ def train_paths(
         deal: a generator for one epoch -> endless architectures. It starts afresh with each epoch, so that a
             checkpoint need not hold its state.
         more_settings: beside those here, what a resumed run must share.
-        The others: as `train_supernet` and `train_fair`, which call this.
+        bfloat16: convolutions and linear layers compute in it, see `train_network`.
+        distil: the first path of each step learns from the labels, the others from its answers.
+        The others: as `train_supernet`, `train_fair` and `train_sandwich`, which call this.
 
     Returns:
         mean training loss of each epoch.
@@ -77,7 +82,7 @@ def train_paths(
     settings: dict[str, Any] = {
         "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
         "final_learning_rate": final_learning_rate, "weight_decay": weight_decay, "samples": len(x),
-        "space": supernet.space.name, **more_settings,
+        "space": supernet.space.name, "bfloat16": bfloat16 or None, **more_settings,
     }  # fmt: skip
     losses: list[float] = []
     if resume and checkpoint is not None and checkpoint.exists():
@@ -101,11 +106,15 @@ def train_paths(
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 optimizer.zero_grad()
-                for _ in range(paths):
-                    logits = supernet.forward_architecture(inputs[index], next(dealt))
-                    loss = functional.cross_entropy(logits, labels[index])
+                target = labels[index]
+                for number in range(paths):
+                    with mixed_precision(device, bfloat16):
+                        logits = supernet.forward_architecture(inputs[index], next(dealt)).float()
+                    loss = functional.cross_entropy(logits, target)
                     part.append(finite(loss, epoch, step, rate))
                     loss.backward()  # type: ignore[no-untyped-call]
+                    if distil and number == 0:
+                        target = logits.detach().softmax(1)
                 for parameter in always:
                     if parameter.grad is not None:
                         parameter.grad /= paths

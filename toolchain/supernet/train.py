@@ -61,6 +61,7 @@ def train_network(
     label_smoothing: float = 0.0,
     shift: int = 0,
     keep: Literal["best", "last"] = "best",
+    bfloat16: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
     checkpoint: Path | None = None,
@@ -78,6 +79,9 @@ def train_network(
         label_smoothing: 0 to below 1.
         shift: augmentation: samples are moved by up to so many pixels or steps, filled with zeros; 0 for none.
         keep: which weights the module has afterwards, the best epoch's by validation or the last epoch's.
+        bfloat16: convolutions and linear layers compute in bfloat16 while training, all else and the weights stay
+            float32 (torch's autocast). Wide networks take half the time on GPUs and CPUs with AVX512-BF16 or AMX,
+            more time on others.
         seed: the same seed, data and module give the same weights on the same machine.
         progress: called after each epoch.
         checkpoint: file that is rewritten after each epoch (weights, best weights, optimiser, report).
@@ -106,6 +110,7 @@ def train_network(
         "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "seed": seed,
         "final_learning_rate": final_learning_rate, "weight_decay": weight_decay, "optimizer": optimizer,
         "label_smoothing": label_smoothing, "shift": shift, "samples": len(x),
+        "bfloat16": bfloat16 or None,  # absent in older checkpoints, which go on
     }  # fmt: skip
     rows: list[tuple[float, float, float]] = []
     best = {name: tensor.clone() for name, tensor in module.state_dict().items()}
@@ -126,7 +131,9 @@ def train_network(
                 batch = inputs[index]
                 if shift:
                     batch = shifted(batch, shift, generator)
-                loss = functional.cross_entropy(module(batch), labels[index], label_smoothing=label_smoothing)
+                with mixed_precision(device, bfloat16):
+                    logits = module(batch).float()
+                loss = functional.cross_entropy(logits, labels[index], label_smoothing=label_smoothing)
                 losses.append(finite(loss, epoch, step, rate))
                 optimiser.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -183,6 +190,11 @@ def accuracy(module: nn.Module, x: Array, y: Array) -> float:
 def device_of(module: nn.Module) -> torch.device:
     """Where the module's weights are; the CPU for a module without any."""
     return next((p.device for p in module.parameters()), torch.device("cpu"))
+
+
+def mixed_precision(device: torch.device, bfloat16: bool) -> torch.autocast:
+    """The context in which a forward pass computes in bfloat16 where that is safe; without effect if not asked for."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16)
 
 
 def as_tensors(x: Array, y: Array, device: torch.device, what: str) -> tuple[Tensor, Tensor]:
