@@ -166,16 +166,6 @@ static inline int32_t bf_smmlar(uint32_t a, uint32_t b, int32_t c)
     int64_t product = (int64_t)(int32_t)a * (int32_t)b;
     return (int32_t)((uint32_t)c + (uint32_t)((uint64_t)(product + 0x80000000) >> 32));
 }
-
-static inline uint32_t bf_clamp4(uint32_t x, uint32_t least, uint32_t greatest)
-{
-    uint32_t result = 0;
-    for (int i = 0; i < 32; i += 8) {
-        int8_t v = (int8_t)(x >> i), lo = (int8_t)(least >> i), hi = (int8_t)(greatest >> i);
-        result |= (uint32_t)(uint8_t)(v < lo ? lo : v > hi ? hi : v) << i;
-    }
-    return result;
-}
 #endif
 
 /* Twice a sum inside the bounds of bf_requantize_short -> int8, zero point in `rounding`. */
@@ -217,10 +207,12 @@ static inline void bf_clamp_all(int8_t *data, uint32_t bytes, int32_t least, int
     if (least == -128 && greatest == 127) {
         return;
     }
+#if defined(__ARM_FEATURE_DSP)
     uint32_t low = (uint8_t)least * 0x01010101u, high = (uint8_t)greatest * 0x01010101u;
     for (; bytes >= 4; bytes -= 4, data += 4) {
         bf_store32(data, bf_clamp4(bf_load32(data), low, high));
     }
+#endif
     for (; bytes > 0; bytes--, data++) {
         *data = (int8_t)(*data < least ? least : *data > greatest ? greatest : *data);
     }

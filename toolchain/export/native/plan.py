@@ -102,8 +102,11 @@ def estimated_cycles(op: Operator, algorithm: Algorithm) -> float:
             return outputs * (each * taps - 0.7) + planes + 30 * channels
         return outputs * (1.96 * taps - 0.9) + planes + (140 + 16 * taps) * channels
     if op.kind not in ("conv2d", "fully_connected"):
-        beside = {"average_pool": 33, "max_pool": 21, "add": 12.5, "mul": 12.5}.get(op.kind, 9)
-        return outputs * (1.3 * math.prod(op.kernel) + beside)
+        taps = math.prod(op.kernel)
+        if op.kind == "max_pool":
+            return outputs * (1.5 + 6 * max(1, -(-(taps - 1) // 3)))
+        beside = {"average_pool": 6 if taps in (1, 2, 4) else 33, "add": 12.5, "mul": 12.5}.get(op.kind, 9)
+        return outputs * (1.3 * taps + beside)
     out_h, out_w, out_c = (1, 1, *op.output[1:])[-3:]
     in_c = op.inputs[0][-1] if op.kind == "conv2d" else math.prod(op.inputs[0])
     (height, width), pairs, pixels = op.kernel, -(-out_c // 2), out_h * out_w
