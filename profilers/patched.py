@@ -83,6 +83,23 @@ def banded(chain: Chain, prefix: Prefix, plan: Callable[[Arc], Arc]) -> dict[int
     return found
 
 
+def least_ram(chain: Chain, ram: ArcMetric, runs: Callable[[Arc], Arc | None]) -> float:
+    """The least RAM of all networks of a chain, in bytes; inf where none leads through it.
+
+    Args:
+        ram: of arcs.
+        runs: how an arc runs; None for one that cannot.
+    """
+    needed = [ram.base]
+    for arcs, states in zip(chain.arcs, chain.states[1:], strict=True):
+        before, needed = needed, [math.inf] * len(states)
+        for arc in arcs:
+            way = runs(arc) if before[arc.start] < math.inf else None
+            if way is not None:
+                needed[arc.end] = min(needed[arc.end], max(before[arc.start], ram.value(way)))
+    return min(needed)
+
+
 def _able(arc: Arc) -> bool:
     return all(
         op.kind in (*WINDOWED, *_ELEMENTWISE) and all(len(shape) == 4 for shape in op.inputs)

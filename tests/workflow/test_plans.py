@@ -21,7 +21,7 @@ from toolchain.export.native.plan import DIRECT, Plan
 from toolchain.export.native.reader import read_program
 from toolchain.export.native.weights import DSP_WINOGRAD
 from toolchain.report.comparison import ComparisonRow
-from toolchain.units import Budget
+from toolchain.units import Budget, format_value
 from toolchain.workflow.costs import open_costs
 from toolchain.workflow.deploy import deploy
 from toolchain.workflow.export import export, export_c
@@ -192,6 +192,29 @@ def test_ram_is_bought_with_patches(project: Project) -> None:
     outcome = search(project, budgets=(Budget("ram_bytes", bound),), method="random")
     assert Plan.from_dict(outcome.targets[0].plan).patches is not None
     assert outcome.predicted["ram_bytes"] <= bound < least
+
+
+@pytest.mark.parametrize("method", ["random", "binas"])
+def test_a_refusal_says_what_patches_are_worth(project: Project, method: str) -> None:
+    """The least RAM without and with patches; a budget of the second is kept, and so is one between the two."""
+    with pytest.raises(InfeasibleError) as caught:
+        search(project, budgets=(Budget("ram_bytes", 4000.0),), method=method)
+    least = caught.value.least["ram_bytes"]
+    costs = open_costs(project, ["cycles"])
+    whole = float(
+        costs.table.price(list(itertools.product(range(2), repeat=2)))[
+            :, costs.table.metrics.index("ram_bytes")
+        ].min()
+    )
+    assert 4000 < least < whole
+    assert caught.value.message.endswith(
+        f"ram_bytes is {format_value('ram_bytes', whole)} at the least without patches, "
+        f"{format_value('ram_bytes', least)} with"
+    )
+    found = search(project, budgets=(Budget("ram_bytes", least),), method=method)
+    assert found.exact["ram_bytes"] <= least
+    with pytest.raises(InfeasibleError, match="at the least without patches"):
+        search(project, budgets=(Budget("ram_bytes", least - 1),), method=method)
 
 
 @pytest.mark.parametrize("method", ["random", "binas"])

@@ -8,8 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from profilers.footprint import RAM
+from profilers.patched import least_ram
 from toolchain.errors import InfeasibleError
-from toolchain.units import BUDGET_METRICS, Budget, QuantileBudget, plain_metric
+from toolchain.units import BUDGET_METRICS, Budget, QuantileBudget, format_value, plain_metric
 from toolchain.workflow.costs import Costs, open_costs
 from toolchain.workflow.project import Project
 from toolchain.workflow.sessions import LATENCY, MEASURED
@@ -146,3 +148,16 @@ def explain_margin(error: InfeasibleError, narrow: Iterable[Budget], margins: Ma
             enough = math.ceil(needed * (1 + margin_percent / 100) * 1000) / 1000
             text = f'"{enough:g} us"' if plain == LATENCY else f"{math.ceil(enough)}"
             error.remedy += f"; with the margin that is {key} = {text}"
+
+
+def explain_patches(error: InfeasibleError, costs: Costs) -> None:
+    """Where RAM is in the way on a target that can run first layers patch by patch, say what that is worth."""
+    for one in costs.targets:
+        metric = costs.project.metric(one.target, RAM)
+        if one.plans is None or metric not in error.binding:
+            continue
+        whole = least_ram(one.chain, one.footprint.ram, one.policy)
+        least = min(whole, error.least.get(metric, whole))
+        error.message += f"; {metric} is {format_value(metric, whole)} at the least without patches, " + (
+            f"{format_value(metric, least)} with" if least < whole else "and patches bring it no lower"
+        )

@@ -15,7 +15,15 @@ from toolchain.spaces import Architecture, Row
 from toolchain.units import Budget, QuantileBudget
 from toolchain.workflow.binas import binas_search
 from toolchain.workflow.binas_selection import Selection, selection_from_record
-from toolchain.workflow.budgets import Prices, asked_budgets, explain_margin, margins_of, priced, tightened
+from toolchain.workflow.budgets import (
+    Prices,
+    asked_budgets,
+    explain_margin,
+    explain_patches,
+    margins_of,
+    priced,
+    tightened,
+)
 from toolchain.workflow.costs import Costs, TargetCosts, evidence_text
 from toolchain.workflow.methods import baseline, connas, connas_config, front_metric
 from toolchain.workflow.models import structural_graph
@@ -156,6 +164,7 @@ def search(
         # An earlier winner does not keep these budgets: nobody shall go on with it.
         project.drop_record(STAGE)
         explain_margin(error, narrow, margins)
+        explain_patches(error, costs)
         project.write_record(INFEASIBLE, inputs, {"message": error.message, "remedy": error.remedy})
         raise
     project.drop_record(INFEASIBLE)
