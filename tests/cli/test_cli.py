@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from profilers.lut import Lut
 from profilers.single import operator_model
@@ -382,6 +384,7 @@ def test_profile_and_the_table_that_it_makes(boardfit: Command, tiny: Path) -> N
     shown = boardfit("lut", "show", tiny / "lut.sqlite")
     assert shown.code == 0
     assert "calibration of 20" in shown.out
+    assert [line for line in shown.out.splitlines() if len(line) > 100 and str(tiny) not in line] == []
 
 
 def test_boards(boardfit: Command) -> None:
@@ -400,6 +403,7 @@ def test_bench(boardfit: Command, model: Path) -> None:
     shown = boardfit("bench", model)
     assert "fully_connected 4->2 none int8" in shown.out
     assert "whole network, latency [host_wall]" in shown.out
+    assert max(map(len, shown.out.splitlines())) <= 100
 
 
 def test_bench_refuses(boardfit: Command, model: Path, tmp_path: Path) -> None:
@@ -476,7 +480,7 @@ def test_off_a_terminal_nothing_is_cut_and_nothing_is_coloured(
 def test_tables(capsys: pytest.CaptureFixture[str]) -> None:
     from toolchain.cli.console import print_error, print_table
 
-    long = "conv2d " + "x" * 500 + " [int8] :smile:"
+    long = "[int8]:smile:" + "x" * 500
     print_table("A title [bold] longer than it", ("a", "empty", "b|"), [(long, "", "1"), ("y", "", "22")])
     print_error(long)
     out, err = capsys.readouterr()
@@ -488,6 +492,45 @@ def test_tables(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[4].endswith("22")
     assert err == f"error: {long}\n"
     assert "\x1b" not in out + err
+
+
+WORDS = ("conv2d", "49x10x1->25x5x64", "k10x4", "same", "relu", "int8", "a/path/without/a/space.tflite")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    signatures=st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=9), min_size=1, max_size=4),
+    figures=st.lists(st.integers(0, 10**9), min_size=1, max_size=8),
+    width=st.sampled_from([None, 40, 80, 100, 160]),
+)
+def test_tables_fold_words_and_keep_figures(
+    signatures: list[list[str]], figures: list[int], width: int | None
+) -> None:
+    from rich.console import Console
+
+    from toolchain.cli import console as shown
+
+    # Each row has figures of its own, so that every one can be looked for.
+    rows = [
+        (" ".join(words), *(f"{figure + number:,} us" for figure in figures), "cycles_estimated (unstable)")
+        for number, words in enumerate(signatures)
+    ]
+    names = ("operator", *(f"MACs of {number}|" for number in range(len(figures))), "evidence")
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=width is not None, width=width or 100_000, color_system=None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shown, "stdout", lambda: console)
+        shown.print_table("A title", names, rows)
+    lines = file.getvalue().splitlines()
+    body = lines[next(number for number, line in enumerate(lines) if "──" in line) + 1 :]
+    for row in rows:
+        (first,) = [line for line in body if row[1] in line and all(figure in line for figure in row[2:-1])]
+        assert [word for word in row[0].split() if word not in " ".join(body)] == []
+        assert first.startswith(row[0].split()[0])
+    words = max(len(word) for signature in signatures for word in signature) + 2
+    figure = max(len(cell) for row in rows for cell in row[1:-1])
+    if words + (2 + figure) * len(figures) + 2 + len("cycles_estimated") <= (width or 100):
+        assert max(map(len, lines)) <= (width or 100)
 
 
 def test_json_has_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
@@ -663,5 +706,6 @@ def test_the_whole_loop(boardfit: Command, tiny: Path, monkeypatch: pytest.Monke
     text = boardfit("run", "-C", tiny).out
     for part in ("Network found by connas", "Verification on the test split", "Predicted and measured"):
         assert part in text
+    assert [line for line in text.splitlines() if len(line) > 100 and str(tiny) not in line] == []
     edit(tiny, 'name = "tiny"', 'name = "renamed"')
     assert boardfit("doctor", "-C", tiny).code == 0

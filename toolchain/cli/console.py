@@ -17,8 +17,7 @@ from rich.text import Text
 
 JSON_SCHEMA = 1  # version of every --json document's shape
 _ENDLESS = 100_000  # columns of what is not a terminal: nothing is cropped
-_WIDTH = 120  # columns that prose and tables have there, where their words allow it
-_NARROWEST = 40  # a column of prose has at least so many
+_WIDTH = 100  # columns that prose and tables have there, where their words allow it
 
 
 class OutputClosedError(Exception):
@@ -86,36 +85,57 @@ def _plain(value: Any) -> Any:
 def print_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, notes: str = ""
 ) -> None:
-    """A titled table on stdout. Columns whose name ends in "|" are aligned right, those in "~" hold prose, which is
-    folded at words where the table would be too wide; empty ones are left out.
+    """A titled table on stdout. Columns whose name ends in "|" hold figures: they are aligned right and stay whole. The
+    others are folded at words where the table would be too wide; empty ones are left out.
     """
     console = stdout()
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    width = console.width if console.is_terminal else _WIDTH
     shown = [index for index in range(len(columns)) if any(row[index] for row in rows)]
-    widths = {index: _widest([columns[index].rstrip("|~"), *(row[index] for row in rows)]) for index in shown}
-    prose = [index for index in shown if columns[index].endswith("~")]
-    for_prose = _WIDTH - len(shown) - sum(width for index, width in widths.items() if index not in prose)
-    fold = max(_NARROWEST, for_prose // max(1, len(prose)))
-    for index in shown:
-        name = columns[index]
-        justify: Any = "right" if name.endswith("|") else "left"
-        table.add_column(Text(name.rstrip("|~")), justify=justify, overflow="fold")
-    for row in rows:
-        cells = (
-            wrapped(row[index], fold) if index in prose and not console.is_terminal else row[index]
-            for index in shown
-        )
-        table.add_row(*map(Text, cells))
-    console.print(Text(title, style="bold"))
-    if shown and console.is_terminal:
-        console.print(table)
-    elif shown:
+    names = [columns[index].rstrip("|") for index in shown]
+    figures = [columns[index].endswith("|") for index in shown]
+    cells = [[row[index] for index in shown] for row in rows]
+    widths = _fitted(names, figures, cells, width)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for name, figure, wide in zip(names, figures, widths, strict=True):
+        justify: Any = "right" if figure else "left"
+        heading = "\n".join(line.strip() for line in wrapped(name, wide).splitlines())
+        table.add_column(Text(heading), justify=justify, no_wrap=True)
+    for row in cells:
+        table.add_row(*(Text(wrapped(cell, wide)) for cell, wide in zip(row, widths, strict=True)))
+    console.print(Text(title if console.is_terminal else wrapped(title, width), style="bold"))
+    if shown:
+        # What does not fit by then is as wide as its words: the terminal breaks its lines, and nothing is lost.
+        console.width = max(console.width, _width(widths))
         with console.capture() as rendered:
             console.print(table)
-        console.print("\n".join(line.rstrip() for line in rendered.get().splitlines()))
+        lines = rendered.get().splitlines()
+        console.soft_wrap = True
+        console.print(Text.from_ansi("\n".join(line.rstrip() for line in lines)))
     if notes:
         print_prose(notes)
     console.print()
+
+
+def _fitted(
+    names: Sequence[str], figures: Sequence[bool], cells: Sequence[Sequence[str]], width: int
+) -> list[int]:
+    """Widths of columns that keep the table within `width` where their words and figures allow it."""
+    texts = [[name, *(row[index] for row in cells)] for index, name in enumerate(names)]
+    widths = [_widest(column) for column in texts]
+    least = [
+        max(_widest(column[1:]), _longest_word(column[0])) if figure else max(map(_longest_word, column))
+        for figure, column in zip(figures, texts, strict=True)
+    ]
+    while _width(widths) > width:
+        spare = [index for index in range(len(widths)) if widths[index] > least[index]]
+        if not spare:
+            break
+        widths[max(spare, key=widths.__getitem__)] -= 1
+    return widths
+
+
+def _width(columns: Sequence[int]) -> int:
+    return sum(columns) + 2 * (len(columns) - 1)  # two spaces between two
 
 
 def print_prose(text: str) -> None:
@@ -139,6 +159,19 @@ def wrapped(text: str, width: int) -> str:
 
 def _widest(cells: Sequence[str]) -> int:
     return max(len(line) for cell in cells for line in (cell.splitlines() or [""]))
+
+
+def _longest_word(cell: str) -> int:
+    """With the indent that it has where it continues a line."""
+    lines = ((len(line) - len(line.lstrip()), line.split()) for line in cell.splitlines())
+    return max(
+        (
+            indent + len(word) + (2 if number else 0)
+            for indent, words in lines
+            for number, word in enumerate(words)
+        ),
+        default=0,
+    )
 
 
 def print_remote(line: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from toolchain.cli.console import print_json, print_table, stdout
+from toolchain.cli.console import print_json, print_prose, print_table, stdout
 from toolchain.cli.options import Json
 from toolchain.errors import ConfigurationError
 
@@ -73,7 +73,7 @@ def show(
     kept = [i for i in range(len(tables.COLUMNS)) if i not in same]
     print_table(title, [tables.COLUMNS[i] for i in kept], [[row[i] for i in kept] for row in cells])
     for calibration in calibrations:
-        stdout().print(tables.calibration_line(calibration))
+        print_prose(tables.calibration_line(calibration))
 
 
 @app.command("export")

@@ -27,7 +27,7 @@ def boards(targets: Sequence[Target], attached: Sequence[Attached], as_json: boo
         (t.url, "yes" if t.available else "no", "\n".join(filter(None, (t.description, t.notes))))
         for t in targets
     ]
-    print_table("Targets", ("url", "here", "what~"), rows)
+    print_table("Targets", ("url", "here", "what"), rows)
     devices = [
         (
             one.kind,
@@ -40,7 +40,7 @@ def boards(targets: Sequence[Target], attached: Sequence[Attached], as_json: boo
         for one in attached
     ]
     if devices:
-        print_table("Attached", ("what", "board", "id", "port", "drive", "guessed by~"), devices)
+        print_table("Attached", ("what", "board", "id", "port", "drive", "guessed by"), devices)
 
 
 def flash(board: str, report: FlashReport, as_json: bool) -> None:
@@ -67,7 +67,7 @@ def doctor(checks: Sequence[Check], as_json: bool) -> None:
         (c.status, c.name, c.detail + (f"\nremedy: {c.remedy}" if c.remedy and c.status != "ok" else ""))
         for c in checks
     ]
-    print_table("Doctor", ("status", "what", "found~"), rows)
+    print_table("Doctor", ("status", "what", "found"), rows)
     errors, warnings = (sum(c.status == kind for c in checks) for kind in ("error", "warning"))
     stdout().print(f"{count(errors, 'error')}, {count(warnings, 'warning')}")
     extras = [c.remedy[len(_EXTRA) : -2] for c in checks if c.status != "ok" and c.remedy.startswith(_EXTRA)]

@@ -114,7 +114,7 @@ def _selection(found: Selection, budgeted: Sequence[str]) -> None:
         metrics = [m for m in found.alternatives[0].costs if m in budgeted]
         print_table(
             "Next best within the budgets by the model",
-            ("predicted|", "shared weights|", *(f"{metric}|" for metric in metrics), "network~"),
+            ("predicted|", "shared weights|", *(f"{metric}|" for metric in metrics), "network"),
             [
                 (
                     f"{100 * a.accuracy:.2f} %",
