@@ -7,7 +7,8 @@
  * (w1, w2) of each row, stay in registers. A block of 2x2 is 8 loads and 24 multiplications for 36 products, one of four
  * in a column of stride 2 18 loads and 24. Where a window's third column lies outside the image, as it does at the end of
  * an odd width, it adds the same to every sum: to the bias. Four outputs there are 6 loads and 12 multiplications.
- * `chunk` output rows are done at a time, which bounds the planes.
+ * `chunk` output rows are done at a time, which bounds the planes. With stride 1 column after column of blocks, as a block
+ * shares rows with the next below; with stride 2 row after row of them, as it shares a column of words with the next beside.
  *
  * Where rows do not fill blocks, the last block of a column overlaps the one before.
  * Weights are int16, [channel][row][w0, w1, w1, w2]. Where the output's zero point is -128 and a channel's numbers allow,
@@ -59,7 +60,7 @@ __attribute__((noinline)) static void run_plain(const struct bf_window *op, cons
 
 #if defined(__ARM_FEATURE_DSP) && defined(__ARM_FP) && !defined(BF_NO_ASSEMBLY)
 /* s0-s7 hold the strip, s8-s11 the channel; s12 and s13 a column's plane and output, s14 the block's output, s15 the end
- * of the column. r0 and r1 walk down two columns of words (A and B), r2-r7 weights, r10 and r11 work; sums of a square's
+ * of the column, or of the row of blocks. r0 and r1 walk down two columns of words (A and B), r2-r7 weights, r10 and r11 work; sums of a square's
  * upper row in r8 and r9, of its lower row in r12 and r14; of a column in r8, r9, r12, r14. A turn is two squares: a
  * column with an odd number of them, or with an overlapping one, begins or ends at the second. */
 #define LOAD_FIRST(rows) "ldr r10, [r0], #4*" #rows "\n" "ldr r11, [r1], #4*" #rows "\n" /* and on to the next block */
@@ -93,16 +94,18 @@ __attribute__((noinline)) static void run_plain(const struct bf_window *op, cons
     "ldr r1, [r0, #4]\n" "ldr r3, [r0, #8]\n" "ldr r5, [r0, #12]\n" "ldr r7, [r0, #16]\n"              \
     "ldr r10, [r0, #20]\n" "ldr r11, [r0], #16\n"                                                      \
     TALL(r8, r14, r11, r1, r3) TALL(r9, r14, r1, r3, r5) TALL(r12, r14, r3, r5, r7) TALL(r14, r14, r5, r7, r10)
-#define COLUMN_2_SUMS                                                            \
-    LOAD_FIRST(8) FIRST(r8, r14)                                                   \
-    LOAD_ROW(1-8) LEFT(r8, r4, r5)                                                 \
-    LOAD_ROW(2-8) LEFT(r8, r6, r7) FIRST(r9, r14)                                  \
-    LOAD_ROW(3-8) LEFT(r9, r4, r5)                                                 \
-    LOAD_ROW(4-8) LEFT(r9, r6, r7) FIRST(r12, r14)                                 \
-    LOAD_ROW(5-8) LEFT(r12, r4, r5)                                                \
-    LOAD_ROW(6-8) LEFT(r12, r6, r7) FIRST(r14, r14)                                \
-    LOAD_ROW(7-8) LEFT(r14, r4, r5)                                                \
-    LOAD_ROW(8-8) LEFT(r14, r6, r7)
+/* The sums that nobody needs yet hold words as well: loads that follow each other save a cycle each. */
+#define COLUMN_2_SUMS                                                                                  \
+    "ldr r10, [r0]\n" "ldr r11, [r1]\n" "ldr r9, [r0, #4]\n" "ldr r12, [r1, #4]\n"                     \
+    FIRST(r8, r14) "smlad r8, r9, r4, r8\n" "smlabt r8, r12, r5, r8\n"                                 \
+    "ldr r10, [r0, #8]\n" "ldr r11, [r1, #8]\n" "ldr r12, [r0, #12]\n"                                 \
+    LEFT(r8, r6, r7) FIRST(r9, r14) "smlad r9, r12, r4, r9\n"                                          \
+    "ldr r12, [r1, #12]\n" "ldr r10, [r0, #16]\n" "ldr r11, [r1, #16]\n"                               \
+    "smlabt r9, r12, r5, r9\n" LEFT(r9, r6, r7) FIRST(r12, r14)                                        \
+    LOAD_ROW(5) LEFT(r12, r4, r5)                                                                      \
+    LOAD_ROW(6) LEFT(r12, r6, r7) FIRST(r14, r14)                                                      \
+    LOAD_ROW(7) LEFT(r14, r4, r5)                                                                      \
+    LOAD_ROW(8) LEFT(r14, r6, r7)
 #define COLUMN_STORE                 \
     "vmov r10, s14\n"                \
     "vmov r11, s4\n"                 \
@@ -112,6 +115,17 @@ __attribute__((noinline)) static void run_plain(const struct bf_window *op, cons
     "strb r12, [r10]\n"              \
     "strb r14, [r10, r11]\n"         \
     "add r10, r10, r11, lsl #1\n"
+
+#define COLUMN_2_STORE               \
+    "vmov r10, s14\n"                \
+    "vmov r11, s4\n"                 \
+    "strb r8, [r10]\n"               \
+    "vmov r8, s3\n"                  \
+    "strb r9, [r10, r11]\n"          \
+    "add r9, r10, r11, lsl #1\n"     \
+    "strb r12, [r9]\n"               \
+    "strb r14, [r9, r11]\n"          \
+    "add r10, r10, r8\n"
 
 #if BF_MUTATE == 1
 #define SIGN(y) "mov r1, r11\n"
@@ -165,8 +179,63 @@ __attribute__((noinline)) static void run_plain(const struct bf_window *op, cons
     "5:\n"                                           \
     BLOCK(sums, requantize, store)
 
+/* Blocks one below the other, columns side by side. */
+#define WALK_DOWN(turn, sums, requantize, store, edge)                         \
+    "vmov s12, r8\n"                                                           \
+    "vmov s13, r9\n"                                                           \
+    "ldm r10, {r2-r7}\n"                                                       \
+    edge                                                                       \
+    "1:\n"                                                                     \
+    "vmov r0, s12\n"                                                           \
+    "vmov r1, s0\n"                                                            \
+    "vmov r11, s5\n"                                                           \
+    "vmov r8, s13\n"                                                           \
+    "vmov r9, s3\n"                                                            \
+    "add r1, r1, r0\n"                                                         \
+    "add r10, r11, r0\n"                                                       \
+    "vmov s12, r1\n"                                                           \
+    "vmov s15, r10\n"                                                          \
+    "vmov s14, r8\n"                                                           \
+    "add r8, r8, r9\n"                                                         \
+    "vmov s13, r8\n"                                                           \
+    turn(8, sums, requantize, store)                                           \
+    "vmov r11, s15\n"                                                          \
+    "cmp r0, r11\n"                                                            \
+    "blo 2b\n"                                                                 \
+    "bhi 3f\n"                                                                 \
+    "vmov r11, s6\n"                                                           \
+    "subs r0, r0, r11\n"                                                       \
+    "subs r1, r1, r11\n"                                                       \
+    "vmov r11, s7\n"                                                           \
+    "sub r10, r10, r11\n"                                                      \
+    "vmov s14, r10\n"                                                          \
+    "b 5b\n"                                                                   \
+    "3:\n"                                                                     \
+    "vmov r10, s1\n"                                                           \
+    "subs r10, r10, #1\n"                                                      \
+    "vmov s1, r10\n"                                                           \
+    "bne 1b\n"
+/* One row of blocks of stride 2: a column's B is the next one's A. */
+#define WALK_ACROSS(requantize)                                                \
+    "vmov s14, r9\n"                                                           \
+    "ldm r10, {r2-r7}\n"                                                       \
+    "vmov r1, s0\n"                                                            \
+    "vmov r10, s1\n"                                                           \
+    "mov r0, r8\n"                                                             \
+    "mla r10, r10, r1, r8\n"                                                   \
+    "add r1, r1, r8\n"                                                         \
+    "vmov s15, r10\n"                                                          \
+    "1:\n"                                                                     \
+    BLOCK(COLUMN_2_SUMS, requantize, COLUMN_2_STORE)                           \
+    "vmov r9, s0\n"                                                            \
+    "vmov r10, s15\n"                                                          \
+    "mov r0, r1\n"                                                             \
+    "add r1, r1, r9\n"                                                         \
+    "cmp r0, r10\n"                                                            \
+    "bne 1b\n"
+
 /* Channels one after the other. */
-#define RUN(name, turn, sums, requantize, store, edge)                                                      \
+#define RUN(name, walk)                                                                                    \
     __attribute__((naked, noinline)) static void name(__attribute__((unused)) struct strip *strip)         \
     {                                                                                                      \
         __asm volatile(                                                                                    \
@@ -180,40 +249,7 @@ __attribute__((noinline)) static void run_plain(const struct bf_window *op, cons
             "vmov r11, s11\n"                                                                              \
             "rsb r11, r11, #0\n"                                                                           \
             "vmov s11, r11\n"                                                                              \
-            "vmov s12, r8\n"                                                                               \
-            "vmov s13, r9\n"                                                                               \
-            "ldm r10, {r2-r7}\n"                                                                           \
-            edge                                                                                           \
-            "1:\n"                                                                                         \
-            "vmov r0, s12\n"                                                                               \
-            "vmov r1, s0\n"                                                                                \
-            "vmov r11, s5\n"                                                                               \
-            "vmov r8, s13\n"                                                                               \
-            "vmov r9, s3\n"                                                                                \
-            "add r1, r1, r0\n"                                                                             \
-            "add r10, r11, r0\n"                                                                           \
-            "vmov s12, r1\n"                                                                               \
-            "vmov s15, r10\n"                                                                              \
-            "vmov s14, r8\n"                                                                               \
-            "add r8, r8, r9\n"                                                                             \
-            "vmov s13, r8\n"                                                                               \
-            turn(8, sums, requantize, store)                                                               \
-            "vmov r11, s15\n"                                                                              \
-            "cmp r0, r11\n"                                                                                \
-            "blo 2b\n"                                                                                     \
-            "bhi 3f\n"                                                                                     \
-            "vmov r11, s6\n"                                                                               \
-            "subs r0, r0, r11\n"                                                                           \
-            "subs r1, r1, r11\n"                                                                           \
-            "vmov r11, s7\n"                                                                               \
-            "sub r10, r10, r11\n"                                                                          \
-            "vmov s14, r10\n"                                                                              \
-            "b 5b\n"                                                                                       \
-            "3:\n"                                                                                         \
-            "vmov r10, s1\n"                                                                               \
-            "subs r10, r10, #1\n"                                                                          \
-            "vmov s1, r10\n"                                                                               \
-            "bne 1b\n"                                                                                     \
+            walk                                                                                           \
             "ldr r0, [sp]\n"                                                                               \
             "add r14, r0, #32\n"                                                                           \
             "ldm r14, {r8-r12}\n"                                                                          \
@@ -230,12 +266,12 @@ __attribute__((noinline)) static void run_plain(const struct bf_window *op, cons
             "add sp, sp, #4\n"                                                                             \
             "pop {r4-r11, pc}\n");                                                                         \
     }
-RUN(squares_signed, TURN_OF_TWO, SQUARE_SUMS, SIGNED, SQUARE_STORE, INSIDE)
-RUN(squares_scaled, TURN_OF_TWO, SQUARE_SUMS, SCALED, SQUARE_STORE, INSIDE)
-RUN(edges_signed, TURN_OF_ONE, EDGE_SUMS, SIGNED_EDGE, COLUMN_STORE, AT_EDGE)
-RUN(edges_scaled, TURN_OF_ONE, EDGE_SUMS, SCALED, COLUMN_STORE, AT_EDGE)
-RUN(columns_2_signed, TURN_OF_ONE, COLUMN_2_SUMS, SIGNED, COLUMN_STORE, INSIDE)
-RUN(columns_2_scaled, TURN_OF_ONE, COLUMN_2_SUMS, SCALED, COLUMN_STORE, INSIDE)
+RUN(squares_signed, WALK_DOWN(TURN_OF_TWO, SQUARE_SUMS, SIGNED, SQUARE_STORE, INSIDE))
+RUN(squares_scaled, WALK_DOWN(TURN_OF_TWO, SQUARE_SUMS, SCALED, SQUARE_STORE, INSIDE))
+RUN(edges_signed, WALK_DOWN(TURN_OF_ONE, EDGE_SUMS, SIGNED_EDGE, COLUMN_STORE, AT_EDGE))
+RUN(edges_scaled, WALK_DOWN(TURN_OF_ONE, EDGE_SUMS, SCALED, COLUMN_STORE, AT_EDGE))
+RUN(columns_2_signed, WALK_ACROSS(SIGNED))
+RUN(columns_2_scaled, WALK_ACROSS(SCALED))
 
 typedef void run_function(struct strip *);
 
@@ -243,6 +279,7 @@ typedef void run_function(struct strip *);
 struct part {
     run_function *scaled, *exact; /* prescaled channels, channels of the short requantisation */
     uint32_t plane, output;       /* where its first column begins: words, bytes */
+    uint32_t last;                /* row of outputs of the last block; 0 where one call does all rows */
     struct strip strip;
 };
 
@@ -269,24 +306,24 @@ static uint32_t parts_of(const struct bf_window *op, uint32_t rows, uint32_t hei
                          .outside = (uint32_t)op->in_zero & 0xffffu};
     struct strip squares = {.column_bytes = 4 * height, .columns = columns / 2, .pixel = op->out_c,
                             .next_column = 2u * op->out_c, .row = row};
-    set_blocks(&tall, rows, 4, 4 * stride);
+    set_blocks(&tall, rows, 4, 4);
     set_blocks(&squares, rows, 2, 4);
     if (stride == 2) {
-        parts[0] = (struct part){columns_2_scaled, columns_2_signed, 0, 0, tall};
+        parts[0] = (struct part){columns_2_scaled, columns_2_signed, 0, 0, rows - 4, tall};
         return rows >= 4;
     }
     if (rows >= 2 && op->out_w >= 2) {
-        parts[count++] = (struct part){squares_scaled, squares_signed, 0, 0, squares};
+        parts[count++] = (struct part){squares_scaled, squares_signed, 0, 0, 0, squares};
     }
     if ((columns & 1) && rows >= 2) {
         uint32_t before = op->out_w - 1u;
         if (rows >= 4 && op->out_w + 1u >= (uint32_t)op->in_w + op->pad_left) { /* the window's third column is outside */
             tall.columns = 1;
-            parts[count] = (struct part){edges_scaled, edges_signed, 0, 0, tall};
+            parts[count] = (struct part){edges_scaled, edges_signed, 0, 0, 0, tall};
         } else { /* half a square, its other half in the same place */
             squares.columns = 1;
             squares.pixel = 0;
-            parts[count] = (struct part){squares_scaled, squares_signed, 0, 0, squares};
+            parts[count] = (struct part){squares_scaled, squares_signed, 0, 0, 0, squares};
         }
         parts[count].plane = before / 2 * height;
         parts[count++].output = before * op->out_c;
@@ -310,10 +347,13 @@ static void run_channels(const struct bf_window *op, struct part *parts, uint32_
             }
             for (struct part *part = parts; part != parts + count; part++) {
                 struct strip *strip = &part->strip;
-                strip->plane = plane + part->plane, strip->output = output + part->output;
-                strip->weights = weights, strip->channel = channel;
-                strip->count = run, strip->plane_bytes = 4 * plane_words;
-                (scaled ? part->scaled : part->exact)(strip);
+                for (uint32_t row = 0, more = 1; more; row = row + 4 < part->last ? row + 4 : part->last) {
+                    strip->plane = plane + part->plane + 2 * row, strip->output = output + part->output + row * strip->row;
+                    strip->weights = weights, strip->channel = channel;
+                    strip->count = run, strip->plane_bytes = 4 * plane_words;
+                    more = row != part->last;
+                    (scaled ? part->scaled : part->exact)(strip);
+                }
             }
         }
         channels -= run, channel += run, output += run, weights += 6 * run, plane += run * plane_words;

@@ -98,7 +98,7 @@ def estimated_cycles(op: Operator, algorithm: Algorithm) -> float:
     if op.kind == "depthwise_conv2d":
         taps, channels, planes = math.prod(op.kernel), op.output[-1], 4 * math.prod(op.inputs[0])
         if op.kernel == (3, 3) and op.stride in ((1, 1), (2, 2)):
-            each = 1.82 if op.stride == (1, 1) else 2.15  # a product with its loads, which squares share
+            each = 1.82 if op.stride == (1, 1) else 1.85  # a product with its loads, which squares share
             return outputs * (each * taps - 0.7) + planes + 30 * channels
         return outputs * (1.96 * taps - 0.9) + planes + (140 + 16 * taps) * channels
     if op.kind not in ("conv2d", "fully_connected"):
