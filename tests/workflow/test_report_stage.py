@@ -13,6 +13,7 @@ import pytest
 from profilers.lut import Lut
 from targets import session
 from tests.workflow.projects import edit, make_project
+from toolchain.cli import main
 from toolchain.errors import ConfigurationError
 from toolchain.graph.memory import plan_greedy
 from toolchain.graph.operator import Operator
@@ -20,6 +21,7 @@ from toolchain.graph.tflite_reader import read_tflite
 from toolchain.report import sections
 from toolchain.report.document import Report
 from toolchain.report.html import Html
+from toolchain.report.markdown import markdown
 from toolchain.report.page import page
 from toolchain.workflow.project import open_project
 from toolchain.workflow.report import gather, write_report
@@ -180,13 +182,37 @@ def test_an_edited_project_file_is_noticed(finished: Path) -> None:
     assert gaps(report)["search under today's project file"] == "`boardfit run`"
 
 
-def test_a_damaged_table_leaves_the_answer(finished: Path) -> None:
-    (finished / "lut.sqlite").write_bytes(b"no table at all" * 100)
+@pytest.mark.parametrize("damage", ["garbage", "truncated"])
+def test_a_damaged_table_leaves_the_answer(
+    finished: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The page says so at its top, the command line and the Markdown, too."""
+    path = finished / "lut.sqlite"
+    data = path.read_bytes()
+    path.write_bytes(b"no table at all" * 100 if damage == "garbage" else data[: len(data) // 2])
     report = gathered(finished)
     assert report.status == "kept"
     assert report.targets[0].table is None
     assert "the lookup table's rows of cpu-litert" in gaps(report)
     assert "Budgets kept" in page(report)
+    (said,) = report.damage
+    assert said.startswith("the lookup table's rows of cpu-litert: ")
+    assert "Could not be read: the lookup table" in page(report)
+    assert "**Could not be read:** the lookup table" in markdown(report)
+    assert main(["report", "-C", str(finished)]) == 0
+    shown = capsys.readouterr()
+    assert shown.err.startswith("warning: could not be read: the lookup table's rows of cpu-litert")
+    assert "wrote" in shown.out
+
+
+def test_a_damaged_record_is_said(finished: Path) -> None:
+    assert gathered(finished).damage == ()
+    (finished / "results" / "rounds.json").write_text("{")
+    (finished / "results" / "deploy.json").write_text("")
+    assert gathered(finished).damage == (
+        "what rounds found: rounds.json is damaged (`boardfit run`)",
+        "what deploy found: deploy.json is damaged (`boardfit deploy`)",
+    )
 
 
 def test_a_deleted_table_and_model_leave_the_answer(finished: Path) -> None:

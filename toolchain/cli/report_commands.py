@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from toolchain.cli.console import print_json, print_table, stdout, working
+from toolchain.cli.console import print_json, print_table, stderr, stdout, working
 from toolchain.errors import UsageError
 
 Json = Annotated[bool, typer.Option("--json", help="Print the document as JSON (docs/report.md).")]
@@ -38,9 +38,11 @@ def report(
         from toolchain.report.markdown import markdown
         from toolchain.workflow.report import gather, write_report
 
-        gathered = gather(opened) if as_json or as_markdown else None
-        written = None if gathered else write_report(opened, out)
-    if gathered is None:
+        gathered = gather(opened)
+        written = None if as_json or as_markdown else write_report(opened, out, gathered)
+    for text in gathered.damage:
+        stderr().print(f"warning: could not be read: {text}", markup=False, highlight=False)
+    if written is not None:
         stdout().print(f"wrote {written}")
     elif as_json:
         print_json("report", gathered.as_json())

@@ -363,11 +363,16 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """Something that this report does not show or that was not measured: why, and the command that gets it."""
+    """Something that this report does not show or that was not measured: why, and the command that gets it.
+
+    Attributes:
+        damaged: a file that was there could not be read, so that more is lacking than the work so far explains.
+    """
 
     what: str
     why: str
     how: str = ""
+    damaged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -402,6 +407,12 @@ class Report:
     rounds: Rounds | None
     provenance: Provenance
     missing: tuple[Missing, ...]
+
+    @property
+    def damage(self) -> tuple[str, ...]:
+        """A sentence, with what to do, for each file that could not be read."""
+        found = (one for one in self.missing if one.damaged)
+        return tuple(f"{one.what}: {one.why}" + (f" ({one.how})" if one.how else "") for one in found)
 
     @property
     def hardware_free(self) -> bool:

@@ -55,6 +55,7 @@ def markdown(report: Report) -> str:
             for metric, error in one.errors_percent.items()
         ]
         parts.append(table(("round|", "metric", "mean error of predictions|", "networks|"), rows))
+    parts += [f"> **Could not be read:** {_text(text)}" for text in report.damage]
     if report.missing:
         items = (
             f"- {_text(m.what)}: {_text(m.why)}" + (f" ({prose(m.how)})" if m.how else "")

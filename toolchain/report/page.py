@@ -97,6 +97,7 @@ def _answer(report: Report) -> Html:
     parts: list[str] = [
         tag("p", tag("strong", words, class_=f"verdict {kind}"), " ", report.headline, class_="headline")
     ]
+    parts += [tag("p", f"Could not be read: {text}", class_="note warning") for text in report.damage]
     if report.hardware_free:
         notes = dict.fromkeys(t.note for t in report.targets if t.url.startswith("virtual:") and t.note)
         parts.append(

@@ -63,15 +63,19 @@ _PACKAGES: Final = (
 )  # fmt: skip
 
 
-def write_report(project: Project, path: Path | None = None) -> Path:
-    """Gather the report and write it as one HTML file; by default results/report.html of the project.
+def write_report(project: Project, path: Path | None = None, report: Report | None = None) -> Path:
+    """Write a project's report as one HTML file.
+
+    Args:
+        path: by default results/report.html of the project.
+        report: by default gathered here.
 
     Raises:
         ConfigurationError: the project's data or space cannot be read.
         BoardfitError: the file cannot be written.
     """
     path = project.results / PAGE if path is None else path
-    write_atomic(path, page(gather(project)).encode())
+    write_atomic(path, page(gather(project) if report is None else report).encode())
     return path
 
 
@@ -122,6 +126,7 @@ def gather(project: Project, now: datetime | None = None) -> Report:
         course = course_of(found, costs, measured_networks(found, loop, winner), missing)
         choices = choices_of(found, costs)
         rounds = rounds_of(found, loop)
+    _note_damage(project, records, missing)
     _note_stages(records, found, exported, deployed, missing)
     if found is not None and rounds is None:
         missing.append(
@@ -177,6 +182,21 @@ def _records(project: Project) -> tuple[Record, ...]:
                 )
             )
     return tuple(found)
+
+
+def _note_damage(project: Project, records: Sequence[Record], missing: list[Missing]) -> None:
+    read = {record.stage for record in records}
+    for stage in (SEARCH, ROUNDS, EXPORT, DEPLOY):
+        path = project.results / f"{stage}.json"
+        if stage not in read and path.exists():
+            missing.append(
+                Missing(
+                    f"what {stage} found",
+                    f"{path.name} is damaged",
+                    f"`boardfit {'run' if stage == ROUNDS else stage}`",
+                    damaged=True,
+                )
+            )
 
 
 def _note_stages(

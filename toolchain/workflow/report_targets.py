@@ -77,7 +77,12 @@ def gather_target(
                     table = _table(project, section, lut, known[stack], steady, calibration)
         except BoardfitError as error:
             missing.append(
-                Missing(f"the lookup table's rows of {section.name}", error.message, error.remedy or PROFILE)
+                Missing(
+                    f"the lookup table's rows of {section.name}",
+                    error.message,
+                    error.remedy or PROFILE,
+                    damaged=True,
+                )
             )
     else:
         missing.append(Missing("costs of operators", f"there is no {project.lut_path.name} yet", PROFILE))
