@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from toolchain.cli.console import print_json, print_table, stdout
+from toolchain.cli.console import print_json, print_prose, print_table, stdout
 from toolchain.cli.progress import duration
 from toolchain.cli.show.finding import search, search_json
 from toolchain.cli.show.loop import rounds, rounds_json
@@ -47,9 +47,9 @@ def export(outcome: ExportOutcome, as_json: bool, c_project: CProject | None = N
     )
     for row in outcome.verification.rows:
         if row.reason:
-            stdout().print(f"  {row.name}: {row.reason}")
+            print_prose(f"  {row.name}: {row.reason}")
     if c_project is not None:
-        stdout().print(
+        print_prose(
             f"C project in {c_project.folder}: {count(len(c_project.files), 'file')}, {c_project.isa} kernels; "
             "`make run` there compares its outputs with the reference's"
         )
@@ -60,7 +60,6 @@ def deploy(outcome: DeployOutcome, as_json: bool) -> None:
     if as_json:
         print_json("deploy", deploy_json(outcome))
         return
-    out = stdout()
     _accuracy_table(outcome)
     print_table(
         "Predicted and measured: "
@@ -70,14 +69,14 @@ def deploy(outcome: DeployOutcome, as_json: bool) -> None:
     )
     for one in outcome.targets:
         if len(outcome.targets) > 1:
-            out.print(f"{one.name}, {one.url}", style="bold")
+            stdout().print(f"{one.name}, {one.url}", style="bold")
         if one.slowdown > 1.03:
-            out.print(
+            print_prose(
                 f"note: when this was measured the machine was {one.slowdown:.2f} times slower than in its best "
                 "phase, to which predictions refer"
             )
         if "stack_bytes" in one.details:
-            out.print(
+            print_prose(
                 f"on the device: arena {int(one.details['arena_bytes']):,} B, "
                 f"model {int(one.details['model_bytes']):,} B, "
                 f"deepest stack {int(one.details['stack_bytes']):,} of "
@@ -85,7 +84,7 @@ def deploy(outcome: DeployOutcome, as_json: bool) -> None:
             )
         note(one.note)
         stack_note(one.stack)
-        out.print(f"deployed in {one.place}")
+        stdout().print(f"deployed in {one.place}")
 
 
 def undo(outcome: UndoOutcome, as_json: bool) -> None:
@@ -94,7 +93,7 @@ def undo(outcome: UndoOutcome, as_json: bool) -> None:
         print_json("undo", {"places": dict(outcome.places)})
         return
     for name, place in outcome.places:
-        stdout().print(f"{name}: what stood there before stands again in {place}")
+        print_prose(f"{name}: what stood there before stands again in {place}")
 
 
 def run(outcome: RunOutcome, as_json: bool) -> None:
@@ -128,23 +127,22 @@ def dry_run(command: str, found: DryRun, as_json: bool) -> None:
     if as_json:
         print_json("dry-run", {"command": command, "seconds": found.seconds, **asdict(found)})
         return
-    out = stdout()
-    out.print(f"boardfit {command} would (nothing was done, no device was opened):", style="bold")
+    stdout().print(f"boardfit {command} would (nothing was done, no device was opened):", style="bold")
     for step in found.steps:
         name = step.stage + (f" ({step.target})" if step.target and len(found.steps) > 1 else "")
-        out.print(f"{name}: {_DOES[step.does]}: {step.what}")
+        print_prose(f"{name}: {_DOES[step.does]}: {step.what}")
         if step.why:
-            out.print(f"  why: {step.why}")
+            print_prose(f"  why: {step.why}")
         if step.does != "reuse":
             known = (
                 f"about {duration(step.seconds)} ({step.basis})" if step.seconds is not None else step.basis
             )
-            out.print(f"  time: {known or 'unknown'}")
+            print_prose(f"  time: {known or 'unknown'}")
     whole = "unknown" if found.seconds is None else f"about {duration(found.seconds)}"
     known_s = sum(step.seconds for step in found.steps if step.seconds is not None)
     if found.seconds is None and known_s:
         whole = f"at least {duration(known_s)}, the rest is unknown"
-    out.print(f"together: {whole}")
+    print_prose(f"together: {whole}")
 
 
 def _accuracy_table(outcome: DeployOutcome) -> None:

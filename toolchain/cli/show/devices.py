@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from toolchain.cli.console import print_json, print_prose, print_table, stdout
+from toolchain.cli.console import print_json, print_prose, print_table
 from toolchain.cli.show.words import count
 
 if TYPE_CHECKING:
@@ -49,10 +49,9 @@ def flash(board: str, report: FlashReport, as_json: bool) -> None:
         print_json("flash", {"board": board, **asdict(report)})
         return
     verified = "verified" if report.verified else "not verified"
-    out = stdout()
-    out.print(f"{board}: {report.bytes:,} bytes by {report.back_end} in {report.seconds:.1f} s, {verified}")
+    print_prose(f"{board}: {report.bytes:,} bytes by {report.back_end} in {report.seconds:.1f} s, {verified}")
     if not report.verified and report.log:
-        out.print(report.log[-1])
+        print_prose(report.log[-1])
 
 
 _EXTRA = "pip install 'boardfit["
@@ -69,7 +68,7 @@ def doctor(checks: Sequence[Check], as_json: bool) -> None:
     ]
     print_table("Doctor", ("status", "what", "found"), rows)
     errors, warnings = (sum(c.status == kind for c in checks) for kind in ("error", "warning"))
-    stdout().print(f"{count(errors, 'error')}, {count(warnings, 'warning')}")
+    print_prose(f"{count(errors, 'error')}, {count(warnings, 'warning')}")
     extras = [c.remedy[len(_EXTRA) : -2] for c in checks if c.status != "ok" and c.remedy.startswith(_EXTRA)]
     if len(set(extras)) > 1:
         print_prose(f"all missing packages at once: {_EXTRA}{','.join(dict.fromkeys(extras))}]'")
@@ -89,12 +88,11 @@ def calibrate(outcome: CalibrateOutcome, as_json: bool) -> None:
             for layer in outcome.layers
         ],
     )
-    out = stdout()
-    out.print(
+    print_prose(
         f"timing model {found.model}: k={found.k:.3f}, a={found.a:g}, from {count(found.layers, 'layer')} on "
         f"{found.taken_on}; layers left out are off by {100 * found.median_error:.1f} % (median), "
         f"{100 * found.worst_error:.1f} % at worst; band ±{100 * found.band:.0f} %"
     )
-    out.print(
+    print_prose(
         f"kept in {outcome.path}: virtual:{found.board} uses it from now on; run `boardfit profile` again"
     )

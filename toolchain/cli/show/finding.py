@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from toolchain.cli.console import print_json, print_table, stdout
+from toolchain.cli.console import print_json, print_prose, print_table, stdout
 from toolchain.cli.show.words import again, count, note, plan_text, rank, shape
 from toolchain.units import format_value
 
@@ -52,23 +52,22 @@ def search(outcome: SearchOutcome, as_json: bool) -> None:
         ("metric", "budget|", "by table|", "left|", "by graph|", "evidence of table"),
         rows,
     )
-    out = stdout()
-    out.print(
+    print_prose(
         f"validation accuracy with shared weights {100 * outcome.score:.1f} %, "
         f"{count(outcome.evaluations, 'network')} evaluated, {outcome.seconds:.0f} s, seed {outcome.seed}"
         + (", repaired to keep the budgets" if outcome.repaired else "")
     )
     for target in outcome.targets:
         if told := plan_text(target.plan):
-            out.print(f"program for {target.name}: {told}")
+            print_prose(f"program for {target.name}: {told}")
     notes(outcome.targets)
     if outcome.selection is not None:
         _selection(outcome.selection, [b.metric for b in outcome.budgets])
         return
     for text, score in outcome.alternatives:
-        out.print(f"  also within budgets: {text} ({100 * score:.1f} %)")
+        print_prose(f"  also within budgets: {text} ({100 * score:.1f} %)")
     if outcome.method == "connas" and outcome.alternatives:
-        out.print("  (the choice is by validation loss, not by this accuracy)")
+        print_prose("  (the choice is by validation loss, not by this accuracy)")
 
 
 def _share(budget: Budget) -> str:
@@ -78,23 +77,22 @@ def _share(budget: Budget) -> str:
 
 def _selection(found: Selection, budgeted: Sequence[str]) -> None:
     """What exact selection adds: the certificate, what more of a budget buys, the next best, what pays."""
-    out = stdout()
     proof = {
         "bound": "proved by the bound of its multipliers",
         "search": "proved by exhausting what the bounds leave",
         "open": "not proved",
     }[found.how]
     error = f" ± {100 * found.predicted_error:.2f}" if found.predicted_error else ""
-    out.print(
+    print_prose(
         f"predicted accuracy {100 * found.predicted_accuracy:.2f} %{error}; optimum of the model "
         f"{100 * found.optimum:.2f} %, bound {100 * found.bound:.2f} %, gap {100 * found.gap:.2f}: {proof}; "
         f"{found.arcs:,} arcs solved in {found.milliseconds:.1f} ms"
     )
     for network in found.refused[:_SHOWN]:
-        out.print(f"  better by the model, refused by the exact check: {network.text} ({network.refused})")
+        print_prose(f"  better by the model, refused by the exact check: {network.text} ({network.refused})")
     if len(found.refused) > _SHOWN:
-        out.print(f"  and {count(len(found.refused) - _SHOWN, 'more network')} refused")
-    out.print()
+        print_prose(f"  and {count(len(found.refused) - _SHOWN, 'more network')} refused")
+    stdout().print()
     if found.worth:
         print_table(
             "What more of a budget buys (predicted accuracy, percentage points)",
@@ -134,12 +132,12 @@ def _selection(found: Selection, budgeted: Sequence[str]) -> None:
     ranks = (
         "" if math.isnan(found.kendall) else f": Kendall {found.kendall:.2f}, Spearman {found.spearman:.2f}"
     )
-    out.print(f"predicted against measured accuracy on {count(found.ranked, 'random network')}{ranks}")
-    out.print(f"Pareto front of accuracy and {found.front_metric}: {count(found.front_size, 'network')}")
+    print_prose(f"predicted against measured accuracy on {count(found.ranked, 'random network')}{ranks}")
+    print_prose(f"Pareto front of accuracy and {found.front_metric}: {count(found.front_size, 'network')}")
     for path in found.plots:
-        out.print(f"  drawn: {path}")
+        print_prose(f"  drawn: {path}")
     if found.note:
-        out.print(found.note)
+        print_prose(found.note)
 
 
 _SHOWN = 3  # networks that the exact check refused; --json has all

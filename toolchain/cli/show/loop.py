@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from toolchain.cli.console import print_table, stdout
+from toolchain.cli.console import print_prose, print_table
 from toolchain.cli.show.words import count
 from toolchain.units import format_value
 
@@ -38,25 +38,24 @@ def rounds(outcome: RoundsOutcome) -> None:
             ("round", "metric", "predicted|", "measured|", "error|", "evidence", "network"),
             lines,
         )
-    out = stdout()
     for one in outcome.rounds:
         for metric, names in one.again.items():
             moved = moved_text(one.correction.get(metric, {}).get("rows", ()))
-            out.print(
+            print_prose(
                 f"round {one.round}: one factor does not explain {metric}; {count(len(names), 'operator')} measured "
                 f"again, moved: {moved or 'none'}"
             )
         for metric, found in one.correction.items():
             networks = count(len(found["networks"]), "network")
-            out.print(
+            print_prose(
                 f"after round {one.round} ({one.why}): {metric} x {found['factor']:.4f} "
                 f"(before x {found['before']:.4f})"
             )
-            out.print(
+            print_prose(
                 f"  mean error of {networks} {found['error_before_percent']:.2f} % -> "
                 f"{found['error_after_percent']:.2f} %"
             )
-    out.print(f"{'settled' if outcome.settled else 'not settled'}: {outcome.why}")
+    print_prose(f"{'settled' if outcome.settled else 'not settled'}: {outcome.why}")
 
 
 def rounds_json(outcome: RoundsOutcome) -> dict[str, Any]:

@@ -22,22 +22,21 @@ def profile(outcome: ProfileOutcome, as_json: bool) -> None:
     if as_json:
         print_json("profile", profile_json(outcome))
         return
-    out = stdout()
     for found in outcome.targets:
         if len(outcome.targets) > 1:
-            out.print(f"{found.name}, {found.url}", style="bold")
+            stdout().print(f"{found.name}, {found.url}", style="bold")
         report = found.operators
-        out.print(f"table {outcome.table}: stack {found.stack.fingerprint} ({found.stack.label})")
-        out.print(
+        print_prose(f"table {outcome.table}: stack {found.stack.fingerprint} ({found.stack.label})")
+        print_prose(
             f"operators: {report.measured} measured, {report.skipped} there already, {len(report.failed)} failed, "
             f"{report.unstable} unstable, in {report.seconds:.1f} s"
         )
         if found.predicted:
-            out.print(
+            print_prose(
                 f"{found.predicted} of {found.space} operators of this space are not measured: their cost is predicted"
             )
             for kind, error in found.kinds.items():
-                out.print(f"  {kind_text(kind, error)}")
+                print_prose(f"  {kind_text(kind, error)}")
         if found.slow:
             print_prose(
                 f"{count(found.slow, 'operator')} measured while the machine was slow, and corrected by the anchor; "
@@ -49,7 +48,7 @@ def profile(outcome: ProfileOutcome, as_json: bool) -> None:
                 "count as they are, `boardfit profile --retry` measures them again when the machine is quieter"
             )
         for signature, reason in found.failures:
-            out.print(f"  failed: {signature}: {reason}")
+            print_prose(f"  failed: {signature}: {reason}")
         if found.calibration is not None:
             print_prose(calibration_text(found.calibration))
         note(found.note)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from toolchain.cli.console import print_prose, stdout
+from toolchain.cli.console import print_prose
 from toolchain.units import BUDGET_METRICS, plain_metric
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def note(text: str) -> None:
 
 
 def stack_note(stack: Stack) -> None:
-    stdout().print(f"stack {stack.fingerprint} ({stack.label}): its {len(stack.fields)} fields are in --json")
+    print_prose(f"stack {stack.fingerprint} ({stack.label}): its {len(stack.fields)} fields are in --json")
 
 
 def again(why: str, reused: bool, what: str) -> str:
