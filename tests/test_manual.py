@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
@@ -96,10 +99,38 @@ def test_a_wrong_link_is_found() -> None:
     assert wrong_links(DOCS / "cli.md", content) == ["nowhere.md", "cli.md#nowhere"]
 
 
+def site_settings() -> dict[str, Any]:
+    return runpy.run_path(str(DOCS / "conf.py"))
+
+
 def test_every_page_stands_in_the_contents_once() -> None:
-    blocks = re.findall(r"```\{toctree\}\n(.*?)```", text(DOCS / "index.md"), flags=re.S)
-    listed = [line for block in blocks for line in block.splitlines() if line and not line.startswith(":")]
+    listed = [
+        page for pages in site_settings()["contents"](text(DOCS / "index.md")).values() for page in pages
+    ]
     assert sorted(listed) == sorted(page.stem for page in MANUAL if page.stem != "index")
+
+
+@each_page
+def test_pages_have_nothing_that_only_the_site_understands(page: Path) -> None:
+    """Directives stand on GitHub as code."""
+    assert re.findall(r"^(?:`{3,}|:{3,})\{.*", text(page), flags=re.M) == []
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning_and_leads_to_every_page(tmp_path: Path) -> None:
+    """As `make docs` builds it."""
+    pytest.importorskip("sphinx", reason="`make docs` installs it")
+    pytest.importorskip("myst_parser", reason="`make docs` installs it")
+    command = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--nitpicky", DOCS, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    index = (tmp_path / "index.html").read_text(encoding="utf-8")
+    sidebar = index.partition("sidebar-tree")[2].partition('class="main"')[0]
+    assert re.findall(r'class="caption-text">([^<]*)', sidebar) == [
+        *site_settings()["contents"](text(DOCS / "index.md"))
+    ]
+    linked = re.findall(r'class="reference internal" href="([\w-]+)\.html"', sidebar)
+    assert sorted(linked) == sorted(page.stem for page in MANUAL if page.stem != "index")
 
 
 @each_page
