@@ -108,6 +108,7 @@ def train_supernet(
     learning_rate: float = 0.05,
     final_learning_rate: float = 0.0,
     weight_decay: float = 5e-4,
+    bfloat16: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
     checkpoint: Path | None = None,
@@ -119,7 +120,7 @@ def train_supernet(
         supernet: trained in place.
         x, y: training data, numpy in torch's layout.
         sample: draws the next sub-network; `Space.sample` is uniform over all architectures.
-        epochs, batch_size, learning_rate, final_learning_rate, weight_decay: as `train_network`.
+        epochs, batch_size, learning_rate, final_learning_rate, weight_decay, bfloat16: as `train_network`.
         seed: the same seed and data give the same weights.
         progress: called after each epoch.
         checkpoint: rewritten after each epoch. resume: continue from it where it exists; the result is the same.
@@ -139,5 +140,5 @@ def train_supernet(
     return train_paths(
         supernet, x, y, kind="train_supernet", deal=drawn, paths=1, epochs=epochs, batch_size=batch_size,
         learning_rate=learning_rate, final_learning_rate=final_learning_rate, weight_decay=weight_decay,
-        seed=seed, progress=progress, checkpoint=checkpoint, resume=resume, more_settings={},
+        seed=seed, progress=progress, checkpoint=checkpoint, resume=resume, more_settings={}, bfloat16=bfloat16,
     )  # fmt: skip

@@ -59,6 +59,7 @@ def train_fair(
     learning_rate: float = 0.05,
     final_learning_rate: float = 0.0,
     weight_decay: float = 5e-4,
+    bfloat16: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
     checkpoint: Path | None = None,
@@ -74,7 +75,7 @@ def train_fair(
         x, y: training data, numpy in torch's layout.
         epochs: passes over the data; each costs `paths` times one of `train_supernet`.
         paths: paths a step; None: as many as the largest choice (of a stage: its configurations) has candidates.
-        batch_size, learning_rate, final_learning_rate, weight_decay: as `train_network`.
+        batch_size, learning_rate, final_learning_rate, weight_decay, bfloat16: as `train_network`.
         seed: the same seed and data give the same weights.
         progress: called after each epoch.
         checkpoint: rewritten after each epoch. resume: continue from it where it exists; the result is the same.
@@ -95,7 +96,7 @@ def train_fair(
         supernet, x, y, kind="train_fair", deal=partial(fair_paths, supernet.space), paths=paths, epochs=epochs,
         batch_size=batch_size, learning_rate=learning_rate, final_learning_rate=final_learning_rate,
         weight_decay=weight_decay, seed=seed, progress=progress, checkpoint=checkpoint, resume=resume,
-        more_settings={"paths": paths},
+        more_settings={"paths": paths}, bfloat16=bfloat16,
     )  # fmt: skip
 
 
