@@ -331,7 +331,9 @@ def _group(operator: Operator) -> str:
 
 
 def _counts(operators: Sequence[Operator]) -> Floats:
-    """Columns of the trend: a constant, MACs, MACs with channels padded to 4, elements read and written, constants."""
+    """Columns of the trend: a constant, MACs, MACs with channels padded to 4, elements read and written, constants, and
+    elements that windows read one by one, because no word of four holds a pixel's channels.
+    """
     rows = []
     for op in operators:
         elements_in = sum(math.prod(shape) for shape in op.inputs)
@@ -339,7 +341,10 @@ def _counts(operators: Sequence[Operator]) -> Floats:
         window = math.prod(op.kernel) if op.kind in WINDOWED else 1
         c_in, c_out = op.inputs[0][-1], op.output[-1]
         padded = (-(-c_in // 4) * 4 / c_in) * (-(-c_out // 4) * 4 / c_out) * op.macs
-        rows.append([1.0, op.macs, padded, elements_in, elements_out, elements_out * window, op.params])
+        single = elements_out // c_out * window * c_in if op.kind in WINDOWED and c_in % 4 else 0
+        rows.append(
+            [1.0, op.macs, padded, elements_in, elements_out, elements_out * window, op.params, single]
+        )
     return np.array(rows, np.float64)
 
 
