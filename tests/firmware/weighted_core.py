@@ -118,6 +118,7 @@ class Core:
         self.machine.reg_write(arm_const.UC_ARM_REG_LR, RETURN | 1)
         blocks: dict[tuple[int, int], int] = {}
         taken: dict[int, int] = {}
+        joined: dict[tuple[tuple[int, int], tuple[int, int]], int] = {}
         previous = [0, 0]
 
         def entered(_: object, address: int, size: int, __: object) -> None:
@@ -125,6 +126,9 @@ class Core:
             blocks[key] = blocks.get(key, 0) + 1
             if address != previous[0]:
                 taken[previous[1]] = taken.get(previous[1], 0) + 1
+            else:
+                pair = (previous[1], previous[0] - previous[1]), key
+                joined[pair] = joined.get(pair, 0) + 1
             previous[0], previous[1] = address + size, address
 
         hook = self.machine.hook_add(unicorn.UC_HOOK_BLOCK, entered) if count else None
@@ -136,10 +140,10 @@ class Core:
         assert self.machine.reg_read(arm_const.UC_ARM_REG_PC) == RETURN
         self.instructions = self.cycles = 0
         self.blocks.clear()
-        for (address, size), times in blocks.items():
-            if address == RETURN:
-                continue
-            cost = block_cost(bytes(self.machine.mem_read(address, size)))
+        costs = {key: block_cost(bytes(self.machine.mem_read(*key))) for key in blocks if key[0] != RETURN}
+        self.cycles -= sum(n for (a, b), n in joined.items() if b in costs and costs[b].joins(costs[a]))
+        for (address, size), cost in costs.items():
+            times = blocks[address, size]
             cycles = times * cost.cycles + taken.get(address, 0) * cost.taken_cycles
             self.blocks[(address, size)] = (times, cycles)
             self.instructions += times * cost.instructions

@@ -60,5 +60,6 @@ class Blocks:
         block.address, block.size = address, size
         block.instructions, block.cycles = cost.instructions, cost.cycles
         block.taken_cycles, block.conditional = cost.taken_cycles, cost.conditional
+        block.loaded, block.addresses = cost.loaded, cost.addresses
         self._known += 1
         return self._known - 1

@@ -27,6 +27,7 @@ struct block {
     uint32_t instructions, cycles;
     uint32_t taken_cycles; /* more, when the branch at its end is taken */
     uint32_t conditional;
+    uint32_t loaded, addresses; /* registers of a load at the end, and of one at the begin; 0: none */
 };
 
 struct slot {
@@ -109,8 +110,9 @@ EXPORT void bf_block(void *engine, uint64_t address, uint32_t size, struct state
         s->stop(engine);
         return;
     }
-    if (s->previous && (uint32_t)address != s->previous_end) {
-        struct block *from = &s->blocks[s->previous - 1];
+    struct block *from = s->previous ? &s->blocks[s->previous - 1] : 0;
+    int joined = from && (uint32_t)address == s->previous_end;
+    if (from && !joined) {
         from->taken++;
         s->cycles += from->taken_cycles;
     }
@@ -126,6 +128,9 @@ EXPORT void bf_block(void *engine, uint64_t address, uint32_t size, struct state
     block->count++;
     s->instructions += block->instructions;
     s->cycles += block->cycles;
+    /* The engine ends blocks at its pages, too; loads on both sides of such an end follow each other all the same. */
+    if (joined && from->loaded && block->addresses && !(from->loaded & block->addresses))
+        s->cycles--;
     s->fuel -= size / 2;
 }
 

@@ -35,12 +35,20 @@ class BlockCost:
         cycles: with the branch at the end not taken, where it is conditional.
         taken_cycles: more, where a conditional branch at the end is taken.
         conditional: the block ends in a conditional branch.
+        loaded: registers that a load at the end writes, a bit each; 0 where there is no load.
+        addresses: registers that a load at the begin takes its address from; 0 where there is no load.
     """
 
     instructions: int
     cycles: int
     taken_cycles: int
     conditional: bool
+    loaded: int = 0
+    addresses: int = 0
+
+    def joins(self, after: BlockCost) -> bool:
+        """Whether the first load saves a cycle when the core comes from block `after` without a branch."""
+        return bool(after.loaded and self.addresses and not after.loaded & self.addresses)
 
 
 def _ids(*names: str) -> frozenset[int]:
@@ -62,6 +70,9 @@ _COMPARE_BRANCH: Final = _ids("cbz", "cbnz")
 _SPECIAL: Final = _ids("mrs", "msr", "dsb", "isb", "dmb")
 _ALWAYS: Final = frozenset({arm_const.ARM_CC_AL, arm_const.ARM_CC_INVALID})
 _PC: Final = arm_const.ARM_REG_PC
+_CORE_REGISTERS: Final = tuple(
+    getattr(arm_const, f"ARM_REG_{name}") for name in (*(f"R{n}" for n in range(13)), "SP", "LR", "PC")
+)
 
 
 @functools.cache
@@ -103,7 +114,15 @@ def block_cost(code: bytes) -> BlockCost:
             total += 1 - _cycles(last, set())
         else:
             total += REFILL
-    return BlockCost(len(listed), total, taken, conditional)
+    first = _address_registers(listed[0]) if listed and listed[0].id in _LOAD else set()
+    return BlockCost(
+        len(listed),
+        total,
+        taken,
+        conditional,
+        _bits(loaded) | 1 << 31 if loaded and not taken else 0,
+        _bits(first) | 1 << 30 if listed and listed[0].id in _LOAD else 0,
+    )
 
 
 def instructions_cost(code: bytes) -> BlockCost:
@@ -146,6 +165,10 @@ def _words(operand: Any) -> int:
 def _address_registers(found: Any) -> set[int]:
     memory = [operand.mem for operand in found.operands if operand.type == arm.ARM_OP_MEM]
     return {register for one in memory for register in (one.base, one.index) if register}
+
+
+def _bits(registers: set[int]) -> int:
+    return sum(1 << _CORE_REGISTERS.index(one) for one in registers if one in _CORE_REGISTERS)
 
 
 def _jumps(found: Any) -> bool:

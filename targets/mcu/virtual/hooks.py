@@ -49,9 +49,11 @@ class Block(ctypes.Structure):
     cycles: int
     taken_cycles: int
     conditional: int
+    loaded: int
+    addresses: int
     _fields_ = (
         ("count", _u64), ("taken", _u64), ("address", _u32), ("size", _u32), ("instructions", _u32), ("cycles", _u32),
-        ("taken_cycles", _u32), ("conditional", _u32),
+        ("taken_cycles", _u32), ("conditional", _u32), ("loaded", _u32), ("addresses", _u32),
     )  # fmt: skip
 
 
@@ -145,9 +147,11 @@ class PythonHooks(Hooks):
         if s.reason:
             self._stop()
             return
-        if s.previous and address != s.previous_end:
-            self._from.taken += 1
-            s.cycles += self._from.taken_cycles
+        before = self._from
+        joined = s.previous and address == s.previous_end
+        if s.previous and not joined:
+            before.taken += 1
+            s.cycles += before.taken_cycles
         key = (address, size)
         if key not in self._blocks:
             index = s.resolve(address, size)
@@ -163,6 +167,8 @@ class PythonHooks(Hooks):
         here.count += 1
         s.instructions += here.instructions
         s.cycles += here.cycles
+        if joined and before.loaded and here.addresses and not before.loaded & here.addresses:
+            s.cycles -= 1
         s.fuel -= size // 2
 
     def uart_read(self, engine: object, offset: int, size: int, user: object) -> int:

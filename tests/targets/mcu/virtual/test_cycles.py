@@ -90,6 +90,14 @@ def test_a_comparison_with_the_program_counter_is_no_jump() -> None:
     assert block_cost(bytes.fromhex("8742")) == BlockCost(1, 1, 0, False)  # cmp r7, r0
 
 
+def test_a_load_follows_the_load_at_the_end_of_the_block_before() -> None:
+    end, same, other = (block_cost(bytes.fromhex(code)) for code in (LDR0, LDR_DEPENDS, LDR2))
+    assert other.joins(end)
+    assert not same.joins(end)
+    assert not end.joins(block_cost(bytes.fromhex(LDR0 + "00d0")))
+    assert not block_cost(bytes.fromhex("8742")).joins(end)
+
+
 def test_instructions_are_counted_where_the_timing_is_unknown() -> None:
     code = bytes.fromhex(LDR0 + LDR2 + "00d0")
     assert instructions_cost(code) == BlockCost(3, 3, 0, False)

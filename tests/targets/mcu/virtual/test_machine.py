@@ -160,6 +160,30 @@ def test_the_cycle_model_scales_and_adds_lines(folder: Path, native: bool) -> No
     assert costs[2] == [2 * core, 2 * core + 800]
 
 
+def test_loads_follow_each_other_over_a_page_of_the_engine(folder: Path, native: bool) -> None:
+    """The engine ends a block where its page of 1 KiB ends: what code takes must not depend on where it lies."""
+    loads = "ldr r1, [r0]\\n" * 8
+    source = f"""
+    #define AT(name, offset) __attribute__((naked, noinline, aligned(1024))) static void name(uint32_t *from) \\
+        {{ (void)from; __asm volatile("b.w 1f\\n .space " #offset "\\n 1: {loads} bx lr"); }}
+    AT(inside, 500) AT(across, 1012)
+    __attribute__((noinline)) static uint32_t now(void) {{ return REG(0xE0001004); }}
+    int main(void) {{
+        cycles_on();
+        for (;;) {{
+            uint32_t start; static uint32_t word;
+            wait(); start = now(); inside(&word); put_word(now() - start);
+            wait(); start = now(); across(&word); put_word(now() - start);
+        }}
+    }}
+    """
+    board = VirtualMachine(
+        replace(M4, model=replace(M4.model, k=1.0, a=0.0)), compile_firmware(folder, source), native=native
+    )
+    board.write(b"..")
+    assert word(board.read(4)) == word(board.read(4))
+
+
 def test_a_counter_that_was_not_switched_on_stands_still(folder: Path, native: bool) -> None:
     source = """
     int main(void) {
