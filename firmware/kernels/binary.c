@@ -3,6 +3,7 @@
  * shift. The short forms do the same in few instructions: rounding constant and zero point enter with the multiply-
  * accumulate (SMMLAR), and the sign that ties away from zero need is that of the product's first factor. */
 #include "dsp.h"
+#include "dsp_text.h"
 #include "kernels.h"
 #include "requantize.h"
 
@@ -76,11 +77,7 @@ struct quads {
     const int8_t *end; /* of a */
 };
 
-#if BF_MUTATE == 1
-#define SIGN(to, of) ""
-#else
-#define SIGN(to, of) "add " #to ", " #to ", " #of ", asr #31\n"
-#endif
+#define SIGN(to, of) BF_LESS_SIGN(to, to, of)
 #define NO_SIGN(to, of) ""
 /* r0-r9 hold the first ten, s0 the end; r10 and r11 four values of each operand, r12 and r14 work. `half_b` contains the
  * other operand's zero point, so that what is shifted to the right is y - zero. */

@@ -3,6 +3,7 @@
  * for that: there one channel meets four pixels, whose sums lie in the high registers that only additions can reach. */
 #include "kernels.h"
 #include "requantize.h"
+#include "thumb1.h"
 
 #if BF_WITH_PLAIN
 static void copy_bytes(int8_t *to, const int8_t *from, uint32_t count)
@@ -77,18 +78,7 @@ __attribute__((naked, noinline)) static void dot_1x4(__attribute__((unused)) con
                                                      __attribute__((unused)) int32_t sums[4])
 {
     __asm volatile(
-        ".syntax unified\n"
-        "push {r3-r7, lr}\n"
-        "mov r4, r8\n"
-        "mov r5, r9\n"
-        "mov r6, r10\n"
-        "mov r7, r11\n"
-        "push {r4-r7}\n"
-        "ldr r3, [r3]\n"
-        "mov r8, r3\n"
-        "mov r9, r3\n"
-        "mov r10, r3\n"
-        "mov r11, r3\n"
+        BF_FOUR_SUMS
         "adds r0, r0, r2\n" /* the weights' end */
         "mov r7, r0\n"
         "rsbs r0, r2, #0\n"
@@ -105,21 +95,7 @@ __attribute__((naked, noinline)) static void dot_1x4(__attribute__((unused)) con
         "2:\n"
         TAP
         "bne 1b\n"
-        "pop {r4-r7}\n"
-        "ldr r0, [sp]\n"
-        "mov r1, r8\n"
-        "mov r2, r9\n"
-        "mov r3, r10\n"
-        "str r1, [r0]\n"
-        "str r2, [r0, #4]\n"
-        "str r3, [r0, #8]\n"
-        "mov r1, r11\n"
-        "str r1, [r0, #12]\n"
-        "mov r8, r4\n"
-        "mov r9, r5\n"
-        "mov r10, r6\n"
-        "mov r11, r7\n"
-        "pop {r3-r7, pc}\n");
+        BF_RETURN_SUMS);
 }
 
 /* One channel after the other, four columns at a time; the last four overlap those before. `output` is the first pixel's. */

@@ -13,6 +13,7 @@
  * The blocks are written in assembly, because compilers spill eight sums; the same algorithm stands below in C, for other
  * machines and as the reference of the assembly. */
 #include "columns.h"
+#include "dsp_text.h"
 #include "requantize.h"
 
 #if BF_WITH_DSP
@@ -59,28 +60,16 @@ static inline int32_t prescaled(int32_t sum, const struct bf_channel *channel)
     "smlad r14, r5, r2, r14\n"
 #define STEP_BYTES "58" /* a load of 16 bits, fourteen instructions of 32 */
 
-#if BF_MUTATE == 1
-#define SIGN(sum) ""
-#else
-#define SIGN(sum) "add r4, r4, " #sum ", asr #31\n"
-#endif
 #define REQUANTIZE(sum) \
     "lsl r4, " #sum ", #1\n" \
     "smmlar r4, r4, r1, r2\n" \
-    SIGN(sum) \
+    BF_LESS_SIGN(r4, r4, sum) \
     "asr r4, r4, r3\n" \
     "ssat r4, #8, r4\n"
-#if BF_MUTATE == 2
-#define HIGH "smmlar "
-#else
-#define HIGH "smmla "
-#endif
-#define TEXT_(x) #x
-#define TEXT(x) TEXT_(x)
 #define REQUANTIZE_SCALED(sum)         \
     "lsl r4, " #sum ", r3\n"           \
-    HIGH "r4, r4, r1, r2\n"            \
-    "ssat r4, #8, r4, asr #" TEXT(BF_PRESCALED_SUM_SHIFT) "\n"
+    BF_HIGH_PART "r4, r4, r1, r2\n"            \
+    "ssat r4, #8, r4, asr #" BF_TEXT(BF_PRESCALED_SUM_SHIFT) "\n"
 /* The first channel's outputs, then the second one's, the first of them last; r0 ends where it began. */
 #define FIRST_CHANNEL(requantize)                  \
     requantize(r6) "strb r4, [r0]\n"               \

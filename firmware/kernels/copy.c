@@ -1,14 +1,29 @@
 /* Runs of bytes to places at equal distances: one input of a concatenation, or a constant that is needed in the arena. */
+#include "dsp.h"
+#include "dsp.h"
+#include "dsp.h"
+#include "dsp.h"
+#include "dsp.h"
 #include "kernels.h"
+
+#if defined(__arm__) && !defined(__ARM_FEATURE_UNALIGNED)
+#define ANYWHERE 0
+typedef struct {
+    uint32_t value;
+} __attribute__((may_alias)) word;
+#else
+#define ANYWHERE 1
+typedef bf_unaligned32 word;
+#endif
 
 void bf_copy_bytes(int8_t *to, const int8_t *from, uint32_t bytes)
 {
-    if ((((uintptr_t)to | (uintptr_t)from) & 3u) == 0) {
-        uint32_t *to_words = (uint32_t *)(void *)to;
-        const uint32_t *from_words = (const uint32_t *)(const void *)from;
+    if (ANYWHERE || (((uintptr_t)to | (uintptr_t)from) & 3u) == 0) {
+        word *to_words = (word *)(void *)to;
+        const word *from_words = (const word *)(const void *)from;
 
         for (; bytes >= 16; bytes -= 16, to_words += 4, from_words += 4) {
-            uint32_t a = from_words[0], b = from_words[1], c = from_words[2], d = from_words[3];
+            word a = from_words[0], b = from_words[1], c = from_words[2], d = from_words[3];
             to_words[0] = a;
             to_words[1] = b;
             to_words[2] = c;

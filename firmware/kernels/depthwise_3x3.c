@@ -14,6 +14,7 @@
  * Weights are int16, [channel][row][w0, w1, w1, w2]. Where the output's zero point is -128 and a channel's numbers allow,
  * its weights and bias are 2^k times TFLite's, k such that one shift serves all channels: see bf_requantize_prescaled.
  * Else, where the short requantisation holds, they are doubled, which saves it a shift. */
+#include "dsp_text.h"
 #include "planes.h"
 
 #if BF_WITH_DSP
@@ -127,26 +128,14 @@ __attribute__((noinline)) static void run_plain(const struct bf_window *op, cons
     "strb r14, [r9, r11]\n"          \
     "add r10, r10, r8\n"
 
-#if BF_MUTATE == 1
-#define SIGN(y) "mov r1, r11\n"
-#else
-#define SIGN(y) "add r1, r11, " #y ", asr #31\n"
-#endif
-#if BF_MUTATE == 2
-#define HIGH "smmlar "
-#else
-#define HIGH "smmla "
-#endif
-#define SIGNED_PART(y) SIGN(y) "smmlar " #y ", " #y ", r10, r1\n"
+#define SIGNED_PART(y) BF_LESS_SIGN(r1, r11, y) "smmlar " #y ", " #y ", r10, r1\n"
 #define NARROW_PART(y) "asr " #y ", " #y ", r10\n" "ssat " #y ", #8, " #y "\n"
 #define SIGNED_EDGE                                                              \
     SIGNED_PART(r8) SIGNED_PART(r9) SIGNED_PART(r12) SIGNED_PART(r14)            \
     "vmov r10, s11\n"                                                            \
     NARROW_PART(r8) NARROW_PART(r9) NARROW_PART(r12) NARROW_PART(r14)
 #define SIGNED SIGNED_EDGE "vmov r1, s0\n" "add r1, r1, r0\n"
-#define TEXT_(x) #x
-#define TEXT(x) TEXT_(x)
-#define SCALED_PART(y) HIGH #y ", " #y ", r10, r11\n" "ssat " #y ", #8, " #y ", asr #" TEXT(BF_PRESCALED_SHIFT) "\n"
+#define SCALED_PART(y) BF_PRESCALED(y, r10, r11)
 #define SCALED SCALED_PART(r8) SCALED_PART(r9) SCALED_PART(r12) SCALED_PART(r14)
 
 /* What a third column outside the image adds: r14 is the bias. */

@@ -2,6 +2,7 @@
  * windows that reach outside the image take the zero point there, which the folded bias expects. */
 #include "kernels.h"
 #include "requantize.h"
+#include "thumb1.h"
 
 #if BF_WITH_PLAIN
 /* Any window; what lies outside the image is the zero point. */
@@ -35,18 +36,7 @@ __attribute__((naked, noinline)) static void window_four(__attribute__((unused))
                                                          __attribute__((unused)) int32_t sums[4])
 {
     __asm volatile(
-        ".syntax unified\n"
-        "push {r3-r7, lr}\n"
-        "mov r4, r8\n"
-        "mov r5, r9\n"
-        "mov r6, r10\n"
-        "mov r7, r11\n"
-        "push {r4-r7}\n"
-        "ldr r3, [r3]\n"
-        "mov r8, r3\n"
-        "mov r9, r3\n"
-        "mov r10, r3\n"
-        "mov r11, r3\n"
+        BF_FOUR_SUMS
         "ldr r3, [r0]\n"
         "ldr r4, [r0, #4]\n"
         "ldr r5, [r0, #8]\n"
@@ -77,21 +67,7 @@ __attribute__((naked, noinline)) static void window_four(__attribute__((unused))
         "str r7, [sp, #8]\n"
         "bne 1b\n"
         "add sp, #12\n"
-        "pop {r4-r7}\n"
-        "ldr r0, [sp]\n"
-        "mov r1, r8\n"
-        "mov r2, r9\n"
-        "mov r3, r10\n"
-        "str r1, [r0]\n"
-        "str r2, [r0, #4]\n"
-        "str r3, [r0, #8]\n"
-        "mov r1, r11\n"
-        "str r1, [r0, #12]\n"
-        "mov r8, r4\n"
-        "mov r9, r5\n"
-        "mov r10, r6\n"
-        "mov r11, r7\n"
-        "pop {r3-r7, pc}\n");
+        BF_RETURN_SUMS);
 }
 #else
 static void window_four(const struct taps *taps, const int8_t *weights, const int8_t *first, int32_t sums[4])

@@ -6,6 +6,7 @@
  * filled with zeros: weights are int16, [channel][word][even output, odd output], and bias and weights are scaled as in
  * depthwise_3x3.c. Three taps: two words give two outputs, with stride 2 one, and every word is loaded once. More taps:
  * blocks of six outputs, in which two words of weights and one of the plane are loaded for six multiplications. */
+#include "dsp_text.h"
 #include "planes.h"
 
 #if BF_WITH_DSP
@@ -27,20 +28,6 @@ __attribute__((noinline)) static void run_plain(const struct bf_window *op, cons
 }
 
 #if defined(__ARM_FEATURE_DSP) && defined(__ARM_FP) && !defined(BF_NO_ASSEMBLY)
-#if BF_MUTATE == 1
-#define SIGN(y) "mov r14, r9\n"
-#define SIGN_SIX(y) "mov r14, r12\n"
-#else
-#define SIGN(y) "add r14, r9, " #y ", asr #31\n"
-#define SIGN_SIX(y) "add r14, r12, " #y ", asr #31\n"
-#endif
-#if BF_MUTATE == 2
-#define HIGH "smmlar "
-#else
-#define HIGH "smmla "
-#endif
-#define TEXT_(x) #x
-#define TEXT(x) TEXT_(x)
 
 /* What the assembly for three taps reads, in this order. */
 struct line {
@@ -51,11 +38,12 @@ struct line {
 
 /* r0 plane, r1 output, r2-r5 weights, r6 (in the second half of a turn r12) the word that was loaded last, r7 and r12 (r6 and
  * r7) the next two, r8 multiplier, r9 rounding, r10 pixel, r11 a sum, r14 bias; s0 the plane's end, s4-s7 the channel. */
-#define SCALED_PART(y) HIGH #y ", " #y ", r8, r9\n" "ssat " #y ", #8, " #y ", asr #" TEXT(BF_PRESCALED_SHIFT) "\n"
-#define SCALED(y, z) SCALED_PART(y) SCALED_PART(z)
+#define SCALED(y, z) BF_PRESCALED(y, r8, r9) BF_PRESCALED(z, r8, r9)
 #define SIGNED(y, z)                                   \
-    SIGN(y) "smmlar " #y ", " #y ", r8, r14\n"          \
-    SIGN(z) "smmlar " #z ", " #z ", r8, r14\n"          \
+    BF_LESS_SIGN(r14, r9, y)                           \
+    "smmlar " #y ", " #y ", r8, r14\n"                 \
+    BF_LESS_SIGN(r14, r9, z)                           \
+    "smmlar " #z ", " #z ", r8, r14\n"                 \
     "vmov r14, s7\n"                                   \
     "asr " #y ", " #y ", r14\n"                        \
     "asr " #z ", " #z ", r14\n"                        \
@@ -145,10 +133,10 @@ struct sixes {
     "smlad r11, " #z ", r12, r11\n"
 #define WORD_BYTES "36"
 #define SIX_PART(finish) finish(r6) finish(r7) finish(r8) finish(r9) finish(r10) finish(r11)
-#define SIX_SCALED_ONE(y) HIGH #y ", " #y ", r5, r12\n" "ssat " #y ", #8, " #y ", asr #" TEXT(BF_PRESCALED_SHIFT) "\n"
+#define SIX_SCALED_ONE(y) BF_PRESCALED(y, r5, r12)
 #define SIX_SCALED SIX_PART(SIX_SCALED_ONE)
 #define SIX_SIGNED_ONE(y)                    \
-    SIGN_SIX(y)                              \
+    BF_LESS_SIGN(r14, r12, y)                \
     "smmlar " #y ", " #y ", r5, r14\n"       \
     "asr " #y ", " #y ", r2\n"               \
     "ssat " #y ", #8, " #y "\n"

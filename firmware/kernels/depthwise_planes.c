@@ -6,6 +6,7 @@
  * Weights are int16, [channel][phase][pair][row]: phase 0 for windows that start at the first column of a pair, (w0, w1),
  * (w2, w3)...; phase 1, only where stride_w is odd, for the others: (0, w0), (w1, w2)... Where the short requantisation
  * holds, weights and bias are doubled, which saves it a shift. */
+#include "dsp_text.h"
 #include "planes.h"
 #include "requantize.h"
 
@@ -58,13 +59,8 @@ struct blocks {
     uint32_t out_step, out_block; /* bytes between the outputs of a block, and between blocks */
 };
 
-#if BF_MUTATE == 1
-#define SIGN(y) "mov r5, r11\n"
-#else
-#define SIGN(y) "add r5, r11, " #y ", asr #31\n"
-#endif
 #define NARROW(y)                       \
-    SIGN(y)                             \
+    BF_LESS_SIGN(r5, r11, y)           \
     "smmlar " #y ", " #y ", r10, r5\n" \
     "asr " #y ", " #y ", r12\n"        \
     "ssat " #y ", #8, " #y "\n"

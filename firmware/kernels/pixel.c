@@ -4,6 +4,7 @@
  * [group of 4 channels][step][c0 ta, c1 ta, c0 tb, c1 tb, c2 ta, c3 ta, c2 tb, c3 tb], channels that fill the last group
  * are zero. Four taps are 6 loads, 8 SXTB16 and 8 SMLAD for 16 products. */
 #include "columns.h"
+#include "dsp_text.h"
 #include "requantize.h"
 
 #if BF_WITH_DSP
@@ -37,11 +38,6 @@ struct quads {
     "smlad " #first ", " #x ", r12, " #first "\n"   \
     "smlad " #second ", " #x ", " #w ", " #second "\n"
 #define GROUP_BYTES "80" /* four loads of 16 bits, eighteen instructions of 32 */
-#if BF_MUTATE == 1
-#define SIGN(y) ""
-#else
-#define SIGN(y) "add r4, r4, " #y ", asr #31\n"
-#endif
 #define FINISH(y)                       \
     "ldm r0!, {r2-r5}\n"                \
     "cmp r4, #0\n"                      \
@@ -49,7 +45,7 @@ struct quads {
     "add " #y ", " #y ", r2\n"          \
     "lsl " #y ", " #y ", #1\n"          \
     "rsbs r5, r5, #0\n"                 \
-    SIGN(y)                             \
+    BF_LESS_SIGN(r4, r4, y)             \
     "smmlar " #y ", " #y ", r3, r4\n"   \
     "asr " #y ", " #y ", r5\n"          \
     "ssat " #y ", #8, " #y "\n"         \

@@ -17,6 +17,7 @@
  * channels][point][step][c0, c1], int16 pairs of input channels in the order of SXTB16: (0, 2), (1, 3).
  * Where width or height is odd, a tile's second column or row is written to the place of the first before that one. */
 #include "columns.h"
+#include "dsp_text.h"
 #include "requantize.h"
 
 #if BF_WITH_DSP
@@ -241,26 +242,16 @@ __attribute__((naked, noinline)) static void run_points(__attribute__((unused)) 
 #define ADD_COLUMN(a, b, c, d)                      \
     "add " #a ", " #a ", " #c "\n"                  \
     "sub " #b ", " #b ", " #d "\n"
-#if BF_MUTATE == 1
-#define SIGN(y) ""
-#else
-#define SIGN(y) "add r6, r6, " #y ", asr #31\n"
-#endif
 #define REQUANTIZE_SIGNED(y)                        \
     "asr r6, " #y ", #1\n"                          \
     "smmlar r6, r6, r1, r2\n"                       \
-    SIGN(y)                                         \
+    BF_LESS_SIGN(r6, r6, y)                         \
     "asr " #y ", r6, r3\n"                          \
     "ssat " #y ", #8, " #y "\n"
 /* Negative sums saturate to a zero point of -128 whatever their rounding. What the product has more by the factor 4, the
  * shift takes away again: rounding and shift were adapted. */
-#if BF_MUTATE == 2
-#define HIGH_PART "smmlar "
-#else
-#define HIGH_PART "smmla "
-#endif
 #define REQUANTIZE_UNSIGNED(y)                      \
-    HIGH_PART #y ", " #y ", r1, r2\n"               \
+    BF_HIGH_PART #y ", " #y ", r1, r2\n"               \
     "asr " #y ", " #y ", r3\n"                      \
     "ssat " #y ", #8, " #y "\n"
 
