@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -128,3 +129,16 @@ def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
                 return
         time.sleep(0.02)
     raise RuntimeError(f"sshd does not listen: {log.read_text()}")
+
+
+def python_that(tmp_path: Path, code: str, *options: str) -> str:
+    """A Python on the "board" that runs `code` before the agent."""
+    prelude = tmp_path / "prelude.py"
+    prelude.write_text(
+        f"import runpy, sys\nsys.path.insert(0, sys.argv[1])\n{code}\n"
+        "runpy.run_path(sys.argv[1], run_name='__main__')\n"
+    )
+    script = tmp_path / "python"
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} {" ".join(options)} {prelude} "$@"\n')
+    script.chmod(0o755)
+    return str(script)

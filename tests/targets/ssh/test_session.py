@@ -21,7 +21,7 @@ from targets.ssh.bundle import agent_file, agent_name
 from targets.ssh.session import SshSession, open_session
 from tests.targets.ssh.cable import cable
 from tests.targets.ssh.conftest import QUICK
-from tests.targets.ssh.sshd import Sshd, sshd
+from tests.targets.ssh.sshd import Sshd, python_that, sshd
 from toolchain.errors import BoardfitError, ConfigurationError, DeviceError, ModelFileError
 from toolchain.graph import Operator
 from toolchain.measurement import Evidence
@@ -34,19 +34,6 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def open_ssh(url: str) -> SshSession:
     return open_session(url, anchor=anchor_model("tflite"))
-
-
-def python_that(tmp_path: Path, code: str, *options: str) -> str:
-    """A Python on the "board" that runs `code` before the agent."""
-    prelude = tmp_path / "prelude.py"
-    prelude.write_text(
-        f"import runpy, sys\nsys.path.insert(0, sys.argv[1])\n{code}\n"
-        "runpy.run_path(sys.argv[1], run_name='__main__')\n"
-    )
-    script = tmp_path / "python"
-    script.write_text(f'#!/bin/sh\nexec {sys.executable} {" ".join(options)} {prelude} "$@"\n')
-    script.chmod(0o755)
-    return str(script)
 
 
 def test_the_agent_is_the_same_file_for_the_same_sources() -> None:
