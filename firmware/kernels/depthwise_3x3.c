@@ -268,7 +268,6 @@ typedef void run_function(struct strip *);
 struct part {
     run_function *scaled, *exact; /* prescaled channels, channels of the short requantisation */
     uint32_t plane, output;       /* where its first column begins: words, bytes */
-    uint32_t last;                /* row of outputs of the last block; 0 where one call does all rows */
     struct strip strip;
 };
 
@@ -298,21 +297,21 @@ static uint32_t parts_of(const struct bf_window *op, uint32_t rows, uint32_t hei
     set_blocks(&tall, rows, 4, 4);
     set_blocks(&squares, rows, 2, 4);
     if (stride == 2) {
-        parts[0] = (struct part){columns_2_scaled, columns_2_signed, 0, 0, rows - 4, tall};
+        parts[0] = (struct part){columns_2_scaled, columns_2_signed, 0, 0, tall};
         return rows >= 4;
     }
     if (rows >= 2 && op->out_w >= 2) {
-        parts[count++] = (struct part){squares_scaled, squares_signed, 0, 0, 0, squares};
+        parts[count++] = (struct part){squares_scaled, squares_signed, 0, 0, squares};
     }
     if ((columns & 1) && rows >= 2) {
         uint32_t before = op->out_w - 1u;
         if (rows >= 4 && op->out_w + 1u >= (uint32_t)op->in_w + op->pad_left) { /* the window's third column is outside */
             tall.columns = 1;
-            parts[count] = (struct part){edges_scaled, edges_signed, 0, 0, 0, tall};
+            parts[count] = (struct part){edges_scaled, edges_signed, 0, 0, tall};
         } else { /* half a square, its other half in the same place */
             squares.columns = 1;
             squares.pixel = 0;
-            parts[count] = (struct part){squares_scaled, squares_signed, 0, 0, 0, squares};
+            parts[count] = (struct part){squares_scaled, squares_signed, 0, 0, squares};
         }
         parts[count].plane = before / 2 * height;
         parts[count++].output = before * op->out_c;
@@ -336,13 +335,10 @@ static void run_channels(const struct bf_window *op, struct part *parts, uint32_
             }
             for (struct part *part = parts; part != parts + count; part++) {
                 struct strip *strip = &part->strip;
-                for (uint32_t row = 0, more = 1; more; row = row + 4 < part->last ? row + 4 : part->last) {
-                    strip->plane = plane + part->plane + 2 * row, strip->output = output + part->output + row * strip->row;
-                    strip->weights = weights, strip->channel = channel;
-                    strip->count = run, strip->plane_bytes = 4 * plane_words;
-                    more = row != part->last;
-                    (scaled ? part->scaled : part->exact)(strip);
-                }
+                strip->plane = plane + part->plane, strip->output = output + part->output;
+                strip->weights = weights, strip->channel = channel;
+                strip->count = run, strip->plane_bytes = 4 * plane_words;
+                (scaled ? part->scaled : part->exact)(strip);
             }
         }
         channels -= run, channel += run, output += run, weights += 6 * run, plane += run * plane_words;
@@ -383,6 +379,7 @@ static void run_lanes(const struct bf_window *op, const uint8_t *program, const 
         int8_t *to = output + first * op->out_w * op->out_c + done;
         struct part parts[2];
         uint32_t count = parts_of(op, rows, height, parts);
+        uint32_t block = op->stride_h == 2 && rows >= 4 ? 4 : rows; /* of rows that are done at once */
         int32_t y = (int32_t)(first * op->stride_h) - op->pad_top;
         struct bf_gather gather = bf_gather_of(op, y, first > 0 ? keep : 0, columns, height, scratch);
         for (uint32_t in_c = begin; in_c < end; in_c += 4) {
@@ -391,7 +388,14 @@ static void run_lanes(const struct bf_window *op, const uint8_t *program, const 
             bf_gather_channels(&gather, input + in_c, planes, in_c == begin);
             for (uint32_t i = 0; i < planes; i += step, plane += plane_words) {
                 uint32_t run = copies == 1 ? planes : copies;
-                run_channels(op, parts, count, plane, copies == 1 ? plane_words : 0, height, weights, rows, channel, run, to);
+                for (uint32_t row = 0, end = block;; row = end - block) { /* the last block may overlap the one before */
+                    run_channels(op, parts, count, plane + 2 * row, copies == 1 ? plane_words : 0, height, weights, block,
+                                 channel, run, to + row * op->out_w * op->out_c);
+                    if (end == rows) {
+                        break;
+                    }
+                    end = end + block < rows ? end + block : rows;
+                }
                 channel += run, weights += 6 * run, to += run;
             }
             if (keep > 0 && first + rows < op->out_h) {
