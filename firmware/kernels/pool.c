@@ -52,7 +52,7 @@ static inline __attribute__((always_inline)) void run_rows(const struct bf_windo
             int32_t left = (int32_t)(x * op->stride_w) - op->pad_left, end = left + op->kernel_w;
 
             windows.count = 1;
-            if (left >= 0)
+            if (BF_WITH_DSP && left >= 0)
                 while (x + windows.count < op->out_w && (end += op->stride_w) <= op->in_w)
                     windows.count++;
             windows.columns = inside(&left, op->kernel_w, op->in_w);
