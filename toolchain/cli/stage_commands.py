@@ -216,7 +216,8 @@ def _progress(project: Project, method: str = "") -> Iterator[Progress]:
 def _dry(command: str, project: Project, as_json: bool, **options: Any) -> None:
     """What a command would do with these options."""
     with working():
-        from toolchain.workflow.dry_run import COMMANDS, Asked
+        from toolchain.workflow.dry_run import COMMANDS
+        from toolchain.workflow.dry_step import Asked
 
         found = COMMANDS[command](project, Asked(**options))
     show.dry_run(command, found, as_json)

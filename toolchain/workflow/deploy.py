@@ -17,7 +17,7 @@ from profilers.lut import Lut, Network
 from profilers.profile import session_metric
 from profilers.settle import settled_plans
 from profilers.steady import best_anchor, slowdown, steady_table
-from targets.session import Job, ModelFormat, Session
+from targets.session import Job, Session
 from toolchain.errors import ConfigurationError, DeviceError, VerificationError
 from toolchain.export.native.plan import DIRECT, Plan
 from toolchain.graph import Graph
@@ -29,15 +29,11 @@ from toolchain.workflow.accuracy import AccuracyStep, accuracy_steps
 from toolchain.workflow.config import TargetSection
 from toolchain.workflow.deploy_check import check_outputs, read_exported
 from toolchain.workflow.exported import (
-    FLOAT_ONNX,
-    FLOAT_PT2,
     FLOAT_TFLITE,
-    INT8_ONNX,
     INT8_TFLITE,
     MODEL_JSON,
-    PROGRAMS,
-    changed_file,
-    export_inputs,
+    check_exported,
+    model_file,
     programs,
 )
 from toolchain.workflow.project import Progress, Project, silent, target_called
@@ -48,15 +44,6 @@ from toolchain.workflow.targets import place_of
 STAGE = "deploy"
 MEASURE_TRIES = 4
 SAMPLES: Final = 4  # of the test split, that go along to be tried
-
-_FILES: Mapping[tuple[ModelFormat, str], str] = {
-    ("tflite", "int8"): INT8_TFLITE,
-    ("tflite", "float32"): FLOAT_TFLITE,
-    ("onnx", "int8"): INT8_ONNX,
-    ("onnx", "float32"): FLOAT_ONNX,
-    ("pt2", "float32"): FLOAT_PT2,
-    **{(form, "int8"): name for form, name in PROGRAMS.items()},
-}
 
 
 @dataclass(frozen=True)
@@ -331,62 +318,6 @@ def _note(session: Session, found: Mapping[str, Any], target: TargetSection) -> 
             "cross-validated)"
         )
     return "; ".join(filter(None, notes))
-
-
-def model_file(form: ModelFormat, precision: str) -> str:
-    """Name of the exported file that a target with this model format and precision takes.
-
-    Raises:
-        ConfigurationError: there is no such form (int8 on the torch engine).
-    """
-    name = _FILES.get((form, precision))
-    if name is None and form.startswith("native"):
-        raise ConfigurationError(
-            f"a board takes no {precision} model", remedy='set target.precision = "int8", or use cpu:litert'
-        )
-    if name is None:
-        raise ConfigurationError(
-            f"this target takes no {precision} model",
-            remedy='set target.precision = "float32", or use cpu:litert',
-        )
-    return name
-
-
-def check_exported(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The records of search and export, when they belong together and to today's project.
-
-    Raises:
-        ConfigurationError: they do not.
-    """
-    found, exported = project.found(), _exported(project)
-    if found["architecture"] != exported["architecture"]:
-        raise ConfigurationError(
-            f"the search found {found['text']!r}, but {exported['text']!r} was exported",
-            remedy="run `boardfit export`",
-        )
-    return found, exported
-
-
-def _exported(project: Project) -> dict[str, Any]:
-    """The export's record, when it and its files are those of today's project.
-
-    Raises:
-        ConfigurationError: they are not.
-    """
-    stored = project.latest("export")
-    if stored is None:
-        raise ConfigurationError("no export has finished", remedy="run `boardfit export`")
-    if stored.get("depends") != export_inputs(project, tuple(stored["architecture"])):
-        raise ConfigurationError(
-            "the exported files were made under other settings than those that now stand in the project file",
-            remedy="run `boardfit export`",
-        )
-    path = changed_file(project, stored)
-    if path is not None:
-        raise ConfigurationError(
-            f"{path} is not the file that was verified", remedy="run `boardfit export`, which makes it again"
-        )
-    return stored
 
 
 def _measure(session: Session, model: bytes, wait: bool) -> Measurement:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from targets.session import ModelFormat, model_format
+from toolchain.errors import ConfigurationError
 from toolchain.export.native.plan import Plan
 from toolchain.search.protocols import Architecture
 from toolchain.workflow.project import Project, fingerprint
@@ -25,6 +26,16 @@ PROGRAMS: Final[Mapping[ModelFormat, str]] = {
 }
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 WEIGHTS, MODEL_JSON = "weights.safetensors", "model.json"
+
+
+_FILES: Final[Mapping[tuple[ModelFormat, str], str]] = {
+    ("tflite", "int8"): INT8_TFLITE,
+    ("tflite", "float32"): FLOAT_TFLITE,
+    ("onnx", "int8"): INT8_ONNX,
+    ("onnx", "float32"): FLOAT_ONNX,
+    ("pt2", "float32"): FLOAT_PT2,
+    **{(form, "int8"): name for form, name in PROGRAMS.items()},
+}
 
 
 def export_inputs(project: Project, architecture: Architecture) -> dict[str, str]:
@@ -109,3 +120,59 @@ def changed_file(project: Project, stored: Mapping[str, Any]) -> Path | None:
 
 def sha256_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def model_file(form: ModelFormat, precision: str) -> str:
+    """Name of the exported file that a target with this model format and precision takes.
+
+    Raises:
+        ConfigurationError: there is no such form (int8 on the torch engine).
+    """
+    name = _FILES.get((form, precision))
+    if name is None and form.startswith("native"):
+        raise ConfigurationError(
+            f"a board takes no {precision} model", remedy='set target.precision = "int8", or use cpu:litert'
+        )
+    if name is None:
+        raise ConfigurationError(
+            f"this target takes no {precision} model",
+            remedy='set target.precision = "float32", or use cpu:litert',
+        )
+    return name
+
+
+def check_exported(project: Project) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The records of search and export, when they belong together and to today's project.
+
+    Raises:
+        ConfigurationError: they do not.
+    """
+    found, exported = project.found(), _exported(project)
+    if found["architecture"] != exported["architecture"]:
+        raise ConfigurationError(
+            f"the search found {found['text']!r}, but {exported['text']!r} was exported",
+            remedy="run `boardfit export`",
+        )
+    return found, exported
+
+
+def _exported(project: Project) -> dict[str, Any]:
+    """The export's record, when it and its files are those of today's project.
+
+    Raises:
+        ConfigurationError: they are not.
+    """
+    stored = project.latest(STAGE)
+    if stored is None:
+        raise ConfigurationError("no export has finished", remedy="run `boardfit export`")
+    if stored.get("depends") != export_inputs(project, tuple(stored["architecture"])):
+        raise ConfigurationError(
+            "the exported files were made under other settings than those that now stand in the project file",
+            remedy="run `boardfit export`",
+        )
+    path = changed_file(project, stored)
+    if path is not None:
+        raise ConfigurationError(
+            f"{path} is not the file that was verified", remedy="run `boardfit export`, which makes it again"
+        )
+    return stored

@@ -33,7 +33,7 @@ from toolchain.graph.operator import DType, Operator
 from toolchain.measurement import Stack
 from toolchain.spaces import Architecture
 from toolchain.workflow.config import TargetSection, parse_share
-from toolchain.workflow.deploy import model_file
+from toolchain.workflow.exported import model_file
 from toolchain.workflow.models import structural_graph, structural_onnx
 from toolchain.workflow.project import Progress, Project, silent
 from toolchain.workflow.sessions import open_session
