@@ -1,9 +1,9 @@
 /* average_pool and max_pool over NHWC. Padding is not counted: each window is cut to the image. Bit-identical to
  * TensorFlow Lite Micro (reference/integer_ops/pooling.h): the mean of raw values, halves away from zero.
  *
- * With the DSP extension and channels by fours, a row of windows at once: pixels come by fours, each taken at its place in
- * all windows, four channels a word. The largest of more than four pixels is found in several passes, each with the result
- * so far as its first pixel. The mean of one, two or four pixels is that of four, where each may come again. */
+ * With the DSP extension and channels by fours, a row of windows at once: pixels come by fours, each taken at its place
+ * in all windows, four channels a word. The largest of more than four pixels is found in several passes, each with the
+ * result so far as its first pixel. The mean of one, two or four pixels is that of four, where each may come again. */
 #include "dsp.h"
 #include "kernels.h"
 
@@ -35,8 +35,8 @@ static inline uint32_t inside(int32_t *at, uint32_t count, uint32_t size)
 
 typedef void pool(const struct bf_window *op, struct windows *windows, int8_t *output);
 
-static inline __attribute__((always_inline)) void run_rows(const struct bf_window *op, const int8_t *input, int8_t *output,
-                                                           pool *run)
+static __attribute__((noinline)) void run_rows(const struct bf_window *op, const int8_t *input, int8_t *output,
+                                               pool *run)
 {
     uint32_t pixel = op->in_c, x, y;
     int8_t *all = output;
@@ -152,8 +152,8 @@ static void mean_of_four(const struct quads *quads)
 #endif
 
 /* Four pixels at a time; at the end they begin anew. */
-static void run_by_fours(const struct bf_window *op, struct windows *windows, int8_t *output,
-                         void (*run)(const struct quads *quads))
+static __attribute__((noinline)) void run_by_fours(const struct bf_window *op, const struct windows *windows,
+                                                   int8_t *output, void (*run)(const struct quads *quads))
 {
     uint32_t pixel = op->in_c, down = (op->in_w - windows->columns) * pixel, count = windows->rows * windows->columns;
     uint32_t taken = 0, column = 0, n = 0;
@@ -183,7 +183,7 @@ static void run_by_fours(const struct bf_window *op, struct windows *windows, in
 #endif
 
 /* floor(dividend / divisor) below 2^25, without the division that a Cortex-M0+ lacks. */
-static uint32_t divide(uint32_t dividend, uint32_t divisor)
+static __attribute__((noinline)) uint32_t divide(uint32_t dividend, uint32_t divisor)
 {
     uint32_t quotient = 0, bit;
 

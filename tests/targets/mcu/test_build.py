@@ -30,7 +30,7 @@ from toolchain.errors import ConfigurationError
 ECHO = Path(__file__).parent / "programs" / "echo.c"
 ROOT = Path(__file__).parents[3]
 NO_BOARD = ("host.c", "library.c")  # board files of a PC
-FLASH_LIMIT = {"gcc": 42 * 1024, "zig": 44 * 1024}
+FLASH_LIMIT = {"gcc": 42 * 1024, "zig": 45 * 1024}
 STATIC_LIMIT = 4 * 1024
 
 
