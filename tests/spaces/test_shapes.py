@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from toolchain.errors import ConfigurationError
+from toolchain.spaces import load_space
 from toolchain.spaces.shapes import output_shape
 
 
@@ -66,6 +67,24 @@ def test_pools_sums_and_products(other: bool) -> None:
 def test_a_wrong_number_of_channels_is_said() -> None:
     with pytest.raises(ConfigurationError, match="a convolution of 3 channels gets 4"):
         output_shape(nn.Conv2d(3, 4, 3).to("meta"), (4, 8, 8), "here")
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        ((13,), "vectors"),
+        ((28, 28), "x = x[:, None]"),
+        ((3, 128), "connas1d"),
+        ((32, 32, 3), "moveaxis"),
+        ((1, 2, 2), "image2d"),
+        ((1, 1, 32, 32), "own-space.md"),
+    ],
+)
+@pytest.mark.parametrize("name", ["image2d", "mobilenet"])
+def test_samples_of_another_kind(name: str, shape: tuple[int, ...], said: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load_space(name, input_shape=shape)
+    assert said in caught.value.remedy
 
 
 def test_a_space_is_made_without_torchs_compiler() -> None:

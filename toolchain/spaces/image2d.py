@@ -9,6 +9,7 @@ from torch import nn
 from toolchain.errors import ConfigurationError
 from toolchain.graph.operator import Shape
 from toolchain.spaces.blocks import Residual, conv_bn_2d, pooled_linear
+from toolchain.spaces.shapes import data_remedy
 from toolchain.spaces.space import Candidate, Choice, Space
 
 # family -> (kernel, expansion); expansion 0: no expanding convolution
@@ -50,7 +51,7 @@ class Image2d(Space):
         if len(input_shape) != 3 or input_shape[0] < 1 or not all(8 <= s <= 96 for s in input_shape[1:]):
             raise ConfigurationError(
                 f"image2d: input_shape {tuple(input_shape)} is not (channels, height, width) with 8 to 96 pixels",
-                remedy="resize the images, or write a space of your own (docs/spaces.md)",
+                remedy=data_remedy(tuple(input_shape)),
             )
         unknown = [family for family in families if family not in FAMILIES]
         if unknown or not families:

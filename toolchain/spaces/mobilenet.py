@@ -18,6 +18,7 @@ from torch import nn
 from toolchain.errors import ConfigurationError
 from toolchain.graph.operator import Shape
 from toolchain.spaces.blocks import Residual, conv_bn_2d, pooled_linear
+from toolchain.spaces.shapes import data_remedy
 from toolchain.spaces.space import Architecture, Candidate, Choice, Space
 
 NONE: Final = "none"
@@ -126,7 +127,8 @@ class Mobilenet(Space):
     ) -> None:
         if len(input_shape) != 3 or min(input_shape) < 1 or min(input_shape[1:]) < 4:
             raise ConfigurationError(
-                f"mobilenet: input_shape {tuple(input_shape)} is not (channels, height, width) from 4x4 pixels"
+                f"mobilenet: input_shape {tuple(input_shape)} is not (channels, height, width) from 4x4 pixels",
+                remedy=data_remedy(tuple(input_shape)),
             )
         if not widths or min(classes, stem_channels, se_reduction, *widths) < 1 or head_channels < 0:
             raise ConfigurationError(

@@ -37,6 +37,18 @@ def output_shape(module: nn.Module, shape: Shape, where: str, device: str = "met
     return tuple(int(size) for size in output.shape[1:])
 
 
+def data_remedy(shape: Shape) -> str:
+    """What to do with samples of a shape that a built-in space does not take."""
+    own = "write a space of your own (docs/own-space.md)"
+    if len(shape) == 1:
+        return f"samples are vectors, which no built-in space takes: {own}"
+    if len(shape) == 2:
+        return 'for time series set space.name = "connas1d"; grey images need a channel: x = x[:, None]'
+    if len(shape) == 3 and shape[2] <= 4 < shape[0]:
+        return "channels come first: x = numpy.moveaxis(x, -1, 1)"
+    return f'for images set space.name = "image2d" (8 to 96 pixels a side) or "mobilenet" (from 4), or {own}'
+
+
 _SAME = (
     functional.batch_norm,
     functional.relu,

@@ -152,8 +152,12 @@ def _npz(path: Path) -> tuple[_Parts, tuple[str, ...]]:
     """Arrays x, y (to be split) or x_train, y_train, x_val, y_val, x_test, y_test; optional classes."""
     try:
         # Opened here, because np.load leaves the file open when the archive is damaged.
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        with path.open("rb") as opened:
+            if opened.read(6) == b"\x93NUMPY":
+                raise ValueError("it holds one array alone, without labels (.npy)")
+            opened.seek(0)
+            with np.load(opened, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             f"{path} is not a readable npz file: {error}",

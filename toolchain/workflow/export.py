@@ -124,7 +124,7 @@ def export(
         ),
         input_shape=project.space.input_shape,
     )  # fmt: skip
-    progress("verify", 1, 1, "")
+    progress("verify", 1, 1, "all compared")
     accuracy = dict(verification.accuracy)
     sizes = {name: len(data) for name, data in files.items()}
     outcome = ExportOutcome(

@@ -60,7 +60,8 @@ class Project:
     def space(self) -> Space:
         """The search space, made for the data's shape and number of classes."""
         # Of torch, which takes seconds to import; not every stage has a space.
-        from toolchain.spaces.load import load_space, space_class
+        from toolchain.spaces.load import BUILT_IN, load_space, space_class
+        from toolchain.spaces.shapes import data_remedy
 
         shape = self.data.input_shape
         known = {"input_shape": shape, "classes": len(self.data.classes), "input_channels": shape[0]}
@@ -75,7 +76,11 @@ class Project:
             raise ConfigurationError(
                 f"the space takes {tuple(space.input_shape)} and {space.classes} classes, "
                 f"the data has {self.data.input_shape} and {len(self.data.classes)}",
-                remedy="change [space.parameters] or [data]",
+                remedy=(
+                    data_remedy(shape)
+                    if reference in BUILT_IN and len(shape) != len(space.input_shape)
+                    else "change [space.parameters] or [data]"
+                ),
             )
         return space
 
