@@ -1,9 +1,5 @@
 /* Runs of bytes to places at equal distances: one input of a concatenation, or a constant that is needed in the arena. */
 #include "dsp.h"
-#include "dsp.h"
-#include "dsp.h"
-#include "dsp.h"
-#include "dsp.h"
 #include "kernels.h"
 
 #if defined(__arm__) && !defined(__ARM_FEATURE_UNALIGNED)
