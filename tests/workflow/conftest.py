@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from targets import host
 from targets.timing import Settings
-from tests.workflow.projects import make_project
+from tests.workflow.projects import make_project, virtual_boards
 from toolchain.workflow import exported
 from toolchain.workflow.project import open_project
 from toolchain.workflow.run import run
@@ -19,6 +20,20 @@ def be_quick(patch: pytest.MonkeyPatch, cache: Path) -> None:
     """Few short samples: no test here looks at a time."""
     patch.setenv("XDG_CACHE_HOME", str(cache))
     patch.setattr(host, "Settings", lambda: Settings(samples=3, fewest=1, inner_us=20, retries=0, settle=1))
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _firmware_built_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Firmware is compiled once for all tests here; everything else is as in a user's hands."""
+    if not virtual_boards():
+        yield
+        return
+    from targets.mcu import session as boards
+
+    kept, build = tmp_path_factory.getbasetemp() / "firmware-of-the-workflow", boards.firmware_of
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(boards, "firmware_of", lambda url, cache=None: build(url, kept))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,16 @@ calibration_samples = 48
 BUDGETS = 'flash = "20 kB"\nram = "4 kB"'
 
 
+def channels_of(*widths: int) -> str:
+    """`SPACE` with blocks of these many channels."""
+    blocks = ", ".join(f'Candidate("c{width}", "conv", {width})' for width in widths)
+    return SPACE.replace('Candidate("c4", "conv", 4), Candidate("c8", "conv", 8)', blocks)
+
+
 def make_project(
     folder: Path,
     *,
+    space: str = SPACE,
     url: str = "cpu:litert",
     precision: str = "int8",
     budgets: str = BUDGETS,
@@ -75,13 +83,18 @@ def make_project(
 ) -> Path:
     """Write the project into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "my_space.py").write_text(SPACE)
+    (folder / "my_space.py").write_text(space)
     write_data(folder / "data.npz")
     text = CONFIG.format(
         url=url, precision=precision, budgets=budgets, search_epochs=search_epochs, epochs=epochs
     )
     (folder / "boardfit.toml").write_text(text)
     return folder
+
+
+def virtual_boards() -> bool:
+    """Whether the packages that a virtual board needs are here."""
+    return all(importlib.util.find_spec(name) for name in ("unicorn", "capstone", "serial", "elftools"))
 
 
 def write_data(path: Path, *, seed: int = 0, each: int = 40) -> None:

@@ -178,7 +178,7 @@ def test_without_matplotlib_the_answer_stands(searched: Path, monkeypatch: pytes
 
 def test_what_is_printed_and_the_same_as_json(searched: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["search", "-C", str(searched)]) == 0
-    text = capsys.readouterr().out
+    text = " ".join(capsys.readouterr().out.split())  # sentences are folded
     for part in (
         "proved by",
         "What more of a budget buys",

@@ -13,7 +13,6 @@ import pytest
 from profilers.lut import Lut, Network
 from profilers.profile import operator_writer
 from profilers.single import CONSTANT_NETWORKS
-from targets.mcu import session as boards
 from targets.mcu.session import BoardSession
 from targets.session import Job, Result, describe
 from tests.workflow.projects import make_project
@@ -41,14 +40,6 @@ for name in ("unicorn", "capstone", "serial", "elftools"):
 pytestmark = pytest.mark.usefixtures("without_onnx")
 URL = "virtual:nucleo-l4r5zi"
 BUDGETS = 'latency = "1 ms"\ncycles = "100 k"\nflash = "60 kB"\nram = "16 kB"'
-
-
-@pytest.fixture(autouse=True)
-def _built_once(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Firmware is compiled once for all tests here; everything else is as in a user's hands."""
-    kept = tmp_path_factory.getbasetemp() / "firmware-of-the-workflow"
-    build = boards.firmware_of
-    monkeypatch.setattr(boards, "firmware_of", lambda url, cache=None: build(url, kept))
 
 
 @pytest.fixture

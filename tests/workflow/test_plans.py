@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,7 @@ import pytest
 
 from profilers.lut import Lut
 from profilers.settle import patch_operators
-from targets.mcu import session as boards
-from tests.workflow.projects import SPACE, edit, make_project
+from tests.workflow.projects import channels_of, edit, make_project
 from toolchain.cli import main
 from toolchain.errors import InfeasibleError
 from toolchain.export.native.plan import DIRECT, Plan
@@ -39,31 +37,27 @@ pytestmark = pytest.mark.usefixtures("without_onnx")
 URL = "virtual:nucleo-l4r5zi"
 # Wider, so that 3x3 convolutions gain by Winograd's algorithm.
 WIDE = (
-    SPACE.replace("nn.MaxPool2d(2)", "nn.Conv2d(self.input_shape[0], 8, 3, padding=1)")
-    .replace('Candidate("c8", "conv", 8)', 'Candidate("c20", "conv", 20)')
-    .replace('Candidate("c4", "conv", 4)', 'Candidate("c16", "conv", 16)')
+    channels_of(16, 20)
+    .replace("nn.MaxPool2d(2)", "nn.Conv2d(self.input_shape[0], 8, 3, padding=1)")
     .replace(', Candidate("id", "id")', ",")
 )
 SMALLEST = (0, 0)
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with its table, to be copied."""
-    kept, build = tmp_path_factory.getbasetemp() / "firmware-of-the-workflow", boards.firmware_of
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(boards, "firmware_of", lambda url, cache=None: build(url, kept))
-        folder = make_project(
-            tmp_path_factory.mktemp("wide") / "p",
-            url=URL,
-            budgets='flash = "1 MB"',
-            search_epochs=1,
-            epochs=2,
-        )
-        (folder / "my_space.py").write_text(WIDE)
-        edit(folder, "samples = 8", "samples = 8\ncontribution_samples = 320\nranking_networks = 4")
-        profile(open_project(folder))
-        yield folder
+    folder = make_project(
+        tmp_path_factory.mktemp("wide") / "p",
+        space=WIDE,
+        url=URL,
+        budgets='flash = "1 MB"',
+        search_epochs=1,
+        epochs=2,
+    )
+    edit(folder, "samples = 8", "samples = 8\ncontribution_samples = 320\nranking_networks = 4")
+    profile(open_project(folder))
+    return folder
 
 
 @pytest.fixture

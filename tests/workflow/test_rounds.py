@@ -13,16 +13,16 @@ import pytest
 
 from profilers.correct import correction_history
 from profilers.lut import Lut
-from targets.mcu import session as boards
 from targets.session import describe
-from tests.workflow.projects import edit, make_project, same, timeless
+from tests.workflow.biased import BOARD as URL
+from tests.workflow.biased import bias, price_of_the_middle, wide_project
+from tests.workflow.projects import edit, same, timeless
 from toolchain.errors import InfeasibleError
 from toolchain.graph.operator import Operator
 from toolchain.measurement import Measurement
 from toolchain.units import Budget
 from toolchain.workflow import candidates
 from toolchain.workflow.costs import open_costs
-from toolchain.workflow.profile import profile
 from toolchain.workflow.project import Project, open_project
 from toolchain.workflow.rounds import RoundsOutcome, search_in_rounds
 from toolchain.workflow.search import search
@@ -31,63 +31,24 @@ for name in ("unicorn", "capstone", "serial", "elftools"):
     pytest.importorskip(name, reason=f"a virtual board needs {name}")
 
 pytestmark = pytest.mark.usefixtures("without_onnx")
-URL = "virtual:nucleo-l4r5zi"
-CHANNELS = (3, 4, 5, 6, 8)
-
-
-@pytest.fixture(autouse=True)
-def _built_once(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    kept = tmp_path_factory.getbasetemp() / "firmware-of-the-workflow"
-    build = boards.firmware_of
-    monkeypatch.setattr(boards, "firmware_of", lambda url, cache=None: build(url, kept))
 
 
 @pytest.fixture(scope="module")
 def _profiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """30 networks, and a table of their operators; every one of them is scored by the search."""
-    with pytest.MonkeyPatch.context() as patch:
-        kept = tmp_path_factory.getbasetemp() / "firmware-of-the-workflow"
-        build = boards.firmware_of
-        patch.setattr(boards, "firmware_of", lambda url, cache=None: build(url, kept))
-        folder = make_project(
-            tmp_path_factory.mktemp("rounds") / "wide",
-            url=URL,
-            budgets='cycles = "1 M"',
-            search_epochs=2,
-            epochs=2,
-        )
-        path = folder / "my_space.py"
-        wide = ", ".join(f'Candidate("c{c}", "conv", {c})' for c in CHANNELS)
-        path.write_text(
-            path.read_text().replace('Candidate("c4", "conv", 4), Candidate("c8", "conv", 8)', wide)
-        )
-        edit(folder, "samples = 8", 'samples = 60\nmethod = "random"')
-        profile(open_project(folder))
-        search(open_project(folder))  # the supernet and all scores are kept: what follows takes a second
+    folder = wide_project(
+        tmp_path_factory.mktemp("rounds") / "wide",
+        samples='samples = 60\nmethod = "random"',
+        search_epochs=2,
+        epochs=2,
+    )
+    search(open_project(folder))  # the supernet and all scores are kept: what follows takes a second
     return folder
 
 
 @pytest.fixture
 def wide(_profiled: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(_profiled, tmp_path / "wide"))
-
-
-def bias(folder: Path, factor: Callable[[Operator], float]) -> None:
-    """As if the table had been measured on another board: operators' rows, but not those of whole networks."""
-    stack = describe(URL).stack
-    with Lut.open(folder / "lut.sqlite") as lut:
-        for row in lut.rows(stack, "cycles", subject="operator"):
-            assert isinstance(row.subject, Operator)
-            found = row.measurement
-            value = found.value * factor(row.subject)
-            lut.put(stack, row.subject, Measurement("cycles", value, found.evidence, details=found.details))
-
-
-def price_of_the_middle(folder: Path) -> float:
-    """Cycles that half of the networks keep, by the table before it was biased."""
-    project = open_project(folder)
-    prices = open_costs(project, ["cycles"]).table.price(list(project.space))[:, 0]
-    return float(sorted(prices)[len(prices) // 2])
 
 
 def budgeted(folder: Path, cycles: float) -> Project:

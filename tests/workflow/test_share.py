@@ -10,8 +10,7 @@ import pytest
 from profilers.footprint import with_algorithms
 from profilers.lut import Lut
 from profilers.predicted import kept_errors
-from targets.mcu import session as boards
-from tests.workflow.projects import make_project
+from tests.workflow.projects import channels_of, make_project
 from toolchain.cli import main
 from toolchain.errors import LutError
 from toolchain.units import Budget
@@ -25,15 +24,7 @@ for name in ("unicorn", "capstone", "serial", "elftools"):
     pytest.importorskip(name, reason=f"a virtual board needs {name}")
 
 pytestmark = pytest.mark.usefixtures("without_onnx")
-CHANNELS = (2, 3, 4, 5, 6, 8)
 CYCLES = (Budget("cycles", 1e6),)
-
-
-@pytest.fixture(autouse=True)
-def _built_once(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    kept = tmp_path_factory.getbasetemp() / "firmware-of-the-workflow"
-    build = boards.firmware_of
-    monkeypatch.setattr(boards, "firmware_of", lambda url, cache=None: build(url, kept))
 
 
 @pytest.fixture
@@ -42,11 +33,13 @@ def project(tmp_path: Path) -> Project:
     else this machine does.
     """
     folder = make_project(
-        tmp_path / "wide", url="virtual:nucleo-l4r5zi", budgets='cycles = "1 M"', search_epochs=1, epochs=1
+        tmp_path / "wide",
+        space=channels_of(2, 3, 4, 5, 6, 8),
+        url="virtual:nucleo-l4r5zi",
+        budgets='cycles = "1 M"',
+        search_epochs=1,
+        epochs=1,
     )
-    path = folder / "my_space.py"
-    wide = ", ".join(f'Candidate("c{c}", "conv", {c})' for c in CHANNELS)
-    path.write_text(path.read_text().replace('Candidate("c4", "conv", 4), Candidate("c8", "conv", 8)', wide))
     return open_project(folder)
 
 

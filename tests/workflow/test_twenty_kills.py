@@ -14,12 +14,11 @@ from typing import Any
 
 import pytest
 
+from tests.workflow.biased import bias, price_of_the_middle, wide_project
 from tests.workflow.projects import edit, make_project, same, timeless
 from tests.workflow.test_resume import FILES, kill_after, record, start
 from toolchain.cli import main
 from toolchain.errors import BoardfitError
-from toolchain.workflow.costs import open_costs
-from toolchain.workflow.profile import profile
 from toolchain.workflow.project import open_project
 from toolchain.workflow.run import run
 
@@ -28,31 +27,9 @@ KILLS = 20
 
 def biased_project(folder: Path) -> Path:
     """A virtual board whose table is 20 % too low, so that the run has several rounds."""
-    from profilers.lut import Lut
-    from targets.session import describe
-    from toolchain.graph.operator import Operator
-    from toolchain.measurement import Measurement
-
-    url = "virtual:nucleo-l4r5zi"
-    make_project(folder, url=url, budgets='cycles = "1 M"', search_epochs=8, epochs=16)
-    path = folder / "my_space.py"
-    wide = ", ".join(f'Candidate("c{c}", "conv", {c})' for c in (3, 4, 5, 6, 8))
-    path.write_text(path.read_text().replace('Candidate("c4", "conv", 4), Candidate("c8", "conv", 8)', wide))
-    edit(folder, "samples = 8", "samples = 40")
-    project = open_project(folder)
-    profile(project)
-    prices = open_costs(project, ["cycles"]).table.price(list(project.space))[:, 0]
-    edit(folder, 'cycles = "1 M"', f"cycles = {round(sorted(prices)[len(prices) // 2])}")
-    stack = describe(url).stack
-    with Lut.open(project.lut_path) as lut:
-        for row in lut.rows(stack, "cycles", subject="operator"):
-            assert isinstance(row.subject, Operator)
-            found = row.measurement
-            lut.put(
-                stack,
-                row.subject,
-                Measurement("cycles", 0.8 * found.value, found.evidence, details=found.details),
-            )
+    wide_project(folder, samples="samples = 40", search_epochs=8, epochs=16)
+    edit(folder, 'cycles = "1 M"', f"cycles = {round(price_of_the_middle(folder))}")
+    bias(folder, lambda op: 0.8)
     return folder
 
 

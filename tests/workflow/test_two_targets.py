@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from profilers.lut import Lut
-from targets.mcu import session as boards
 from targets.session import describe
 from tests.workflow.projects import make_project
 from tests.workflow.reported import check_report
@@ -38,13 +37,6 @@ name = "stm32"
 url = "virtual:nucleo-l4r5zi"
 budgets = {{cycles = "100 k", flash = "60 kB", ram = "16 kB", macs = "80 k"}}
 """
-
-
-@pytest.fixture(autouse=True)
-def _built_once(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    kept = tmp_path_factory.getbasetemp() / "firmware-of-the-workflow"
-    build = boards.firmware_of
-    monkeypatch.setattr(boards, "firmware_of", lambda url, cache=None: build(url, kept))
 
 
 def make(folder: Path, precision: str = "int8") -> Path:
