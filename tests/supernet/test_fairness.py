@@ -131,6 +131,17 @@ def test_one_step_is_the_sum_over_paths_with_stem_and_head_averaged(data):
         torch.testing.assert_close(dict(supernet.named_parameters())[name], moved)
 
 
+def test_bfloat16_is_close_and_is_another_training(data, tmp_path):
+    file = tmp_path / "fair.safetensors"
+    supernet, losses = train(data, bfloat16=True, checkpoint=file)
+    assert all(p.dtype == torch.float32 for p in supernet.parameters())
+    exact = train(data)[1]
+    assert losses != exact
+    assert losses == pytest.approx(exact, rel=0.05)
+    with pytest.raises(ConfigurationError, match="bfloat16"):
+        train(data, checkpoint=file, resume=True)
+
+
 def test_settings_out_of_range_are_refused(data):
     with pytest.raises(ConfigurationError, match="positive"):
         train(data, paths=0)

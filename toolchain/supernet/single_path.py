@@ -51,7 +51,6 @@ def train_paths(
     checkpoint: Path | None,
     resume: bool,
     more_settings: Mapping[str, Any],
-    distil: bool = False,
     bfloat16: bool = False,
 ) -> tuple[float, ...]:
     """Each step sums the gradients of `paths` sub-networks on one batch (SGD Nesterov, cosine schedule).
@@ -64,8 +63,7 @@ def train_paths(
             checkpoint need not hold its state.
         more_settings: beside those here, what a resumed run must share.
         bfloat16: convolutions and linear layers compute in it, see `train_network`.
-        distil: the first path of each step learns from the labels, the others from its answers.
-        The others: as `train_supernet`, `train_fair` and `train_sandwich`, which call this.
+        The others: as `train_supernet` and `train_fair`, which call this.
 
     Returns:
         mean training loss of each epoch.
@@ -106,15 +104,12 @@ def train_paths(
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 optimizer.zero_grad()
-                target = labels[index]
-                for number in range(paths):
+                for _ in range(paths):
                     with mixed_precision(device, bfloat16):
                         logits = supernet.forward_architecture(inputs[index], next(dealt)).float()
-                    loss = functional.cross_entropy(logits, target)
+                    loss = functional.cross_entropy(logits, labels[index])
                     part.append(finite(loss, epoch, step, rate))
                     loss.backward()  # type: ignore[no-untyped-call]
-                    if distil and number == 0:
-                        target = logits.detach().softmax(1)
                 for parameter in always:
                     if parameter.grad is not None:
                         parameter.grad /= paths
