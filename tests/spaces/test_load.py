@@ -44,8 +44,10 @@ def test_what_cannot_be_loaded_says_why(tmp_path: Path, text: str, reference: st
 
 
 def test_wrong_parameters_are_named_with_those_that_exist() -> None:
-    with pytest.raises(ConfigurationError, match=r"unexpected keyword argument 'width'.*it takes .*widths"):
+    with pytest.raises(ConfigurationError, match=r"no parameter 'width'.*did you mean 'widths'"):
         load_space("image2d", width=3)
+    with pytest.raises(ConfigurationError, match=r"no parameter 'colour'.*it has .*stages"):
+        load_space("image2d", colour=3)
     with pytest.raises(ConfigurationError, match="cannot be made"):
         load_space("connas1d", channels=8)
 

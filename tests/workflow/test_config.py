@@ -164,3 +164,11 @@ def test_a_target_is_chosen_by_name_or_url(tmp_path: Path) -> None:
         open_project(path, "pi")
     (any_url,) = open_project(write(tmp_path, GOOD), "cpu:torch").config.target
     assert (any_url.url, len(any_url.limits)) == ("cpu:torch", 2)
+
+
+def test_a_wrong_budget_is_said_once_and_without_its_section(tmp_path: Path) -> None:
+    text = GOOD.replace('"2 ms"', '"2 bananas"')
+    with pytest.raises(ConfigurationError) as caught:
+        load_config(write(tmp_path, text))
+    assert "64 kB" not in caught.value.message
+    assert "Tuple" not in caught.value.message

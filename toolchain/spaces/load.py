@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import inspect
 import sys
@@ -31,11 +32,17 @@ def load_space(reference: str, **parameters: object) -> Space:
             take these parameters, or its blocks do not fit together.
     """
     found = space_class(reference)
+    takes = inspect.signature(found)
     try:
-        inspect.signature(found).bind(**parameters)
+        takes.bind(**parameters)
     except TypeError as error:
+        unknown = [name for name in parameters if name not in takes.parameters]
+        near = difflib.get_close_matches(unknown[0], takes.parameters, n=1) if unknown else []
         raise ConfigurationError(
-            f"space {reference}: {error}", remedy=f"it takes {inspect.signature(found)}"
+            f"space {reference} has no parameter {unknown[0]!r}"
+            if unknown
+            else f"space {reference}: {error}",
+            remedy=f"did you mean {near[0]!r}?" if near else f"it has {', '.join(takes.parameters)}",
         ) from error
     try:
         space = found(**parameters)

@@ -319,7 +319,11 @@ def parse_config(values: dict[str, Any], where: str) -> Config:
         return Config.model_validate(values)
     except ValidationError as error:
         problems, remedy = [], ""
-        for item in error.errors():
+        found = error.errors()
+        wrong_inside = {item["loc"][:1] for item in found if len(item["loc"]) > 1}
+        for item in found:
+            if item["type"] == "too_short" and item["loc"] in wrong_inside:
+                continue  # the list is short of what is wrong in it
             # Which of several targets it is: the first has number 1. One alone has none.
             place = [str(part + 1) if isinstance(part, int) else str(part) for part in item["loc"]]
             if place[:1] == ["target"] and not isinstance(values.get("target"), list):
@@ -334,7 +338,9 @@ def parse_config(values: dict[str, Any], where: str) -> Config:
                 problems.append(f"missing key {key!r}")
             else:
                 text = str(item["msg"]).removeprefix("Value error, ")
-                problems.append(f"{key} = {item['input']!r}: {text}")
+                # A whole section would hide what is wrong with one of its values; the text names that.
+                given = "" if isinstance(item["input"], dict | list | tuple) else f" = {item['input']!r}"
+                problems.append(f"{key}{given}: {text}")
         raise ConfigurationError(f"{where}: {'; '.join(problems)}", remedy=remedy) from None
 
 

@@ -20,17 +20,17 @@ def rounds(outcome: RoundsOutcome) -> None:
 
     lines = [
         (
-            str(one.round) if network.chosen else "",
+            str(one.round) if network.chosen and not number else "",
             metric,
             format_value(metric, value),
             format_value(metric, network.measured[metric]) if metric in network.measured else "not measured",
             f"{network.error_percent[metric]:+.1f} %" if metric in network.error_percent else "-",
             network.evidence.get(metric, "-"),
-            ("chosen: " if network.chosen else "") + network.text,
+            "" if number else ("chosen: " if network.chosen else "") + network.text,
         )
         for one in outcome.rounds
         for network in one.candidates
-        for metric, value in network.predicted.items()
+        for number, (metric, value) in enumerate(network.predicted.items())
     ]
     if lines:
         print_table(
