@@ -218,7 +218,7 @@ def timing_text(board: Board) -> str:
     """What a virtual board's numbers are: the timing model with its constants and its band, or none."""
     cycles = board.cycles
     if cycles.kind == "instructions":
-        return f"the timing of this core is not validated: instructions are counted [{cycles.model}]"
+        return "the timing of this core is not validated: instructions are counted"
     return (
         f"timing model {cycles.model}, k={cycles.k:g}, a={cycles.a:g}, band ±{100 * cycles.band:g} %, "
         f"{board.clock.hz / 1e6:g} MHz, {board.flash.wait_states} wait states"
