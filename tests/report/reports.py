@@ -8,30 +8,26 @@ from dataclasses import replace
 from toolchain.report.document import (
     Accuracy,
     Block,
-    Choices,
     Cost,
+    Missing,
+    ProjectFacts,
+    Provenance,
+    Record,
+    Report,
+)
+from toolchain.report.document_search import (
+    Choices,
     Course,
     Effect,
     Epoch,
-    Kind,
-    Memory,
-    Missing,
     Network,
-    Place,
-    ProjectFacts,
-    Provenance,
     Reason,
-    Record,
-    Report,
     Round,
     Rounds,
-    Sample,
-    Step,
     Swap,
-    Table,
-    Target,
     Worth,
 )
+from toolchain.report.document_target import Kind, Memory, Place, Sample, Step, Table, Target
 from toolchain.report.number import EVIDENCE, Number
 
 STACK = "0123456789abcdef"

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from tests.report.reports import target, whole
-from toolchain.report.document import Network, Report
+from toolchain.report.document import Report
+from toolchain.report.document_search import Network
 from toolchain.report.page import page
 from tools.chromium import Chromium, find
 

@@ -11,7 +11,8 @@ import pytest
 
 from tests.report.reports import measured, network, predicted, target, whole, with_holes
 from toolchain.report import explained, sections
-from toolchain.report.document import Course, Infeasible, Report
+from toolchain.report.document import Infeasible, Report
+from toolchain.report.document_search import Course
 from toolchain.report.html import Html, number, prose, table, tag
 from toolchain.report.number import Number, shown
 from toolchain.report.page import page

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from toolchain.report.document import Course, Effect, Memory, Network, Rounds, Table
+from toolchain.report.document_search import Course, Effect, Network, Rounds
+from toolchain.report.document_target import Memory, Table
 from toolchain.report.drawing import CHOSEN, COLOURS, GREY, INK, PAPER, figure, rim, scaled, svg
 from toolchain.report.number import Number, finite, shown
 from toolchain.search.front import undominated

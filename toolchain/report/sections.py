@@ -6,7 +6,8 @@ import importlib.util
 from collections.abc import Callable
 
 from toolchain.report import diagrams
-from toolchain.report.document import Cost, Report, Target
+from toolchain.report.document import Cost, Report
+from toolchain.report.document_target import Target
 from toolchain.report.html import Html, join, more, number, table, tag
 from toolchain.report.number import Number
 from toolchain.units import plain_metric

@@ -14,13 +14,8 @@ from typing import Any, Final
 
 from toolchain.files import write_atomic
 from toolchain.measurement import Stack
-from toolchain.report.document import (
-    Missing,
-    Provenance,
-    Record,
-    Report,
-    Target,
-)
+from toolchain.report.document import Missing, Provenance, Record, Report
+from toolchain.report.document_target import Target
 from toolchain.report.number import EVIDENCE
 from toolchain.report.page import page
 from toolchain.workflow.costs import Costs

@@ -7,7 +7,8 @@ from typing import Any
 
 from toolchain.measurement import Evidence, Stack
 from toolchain.report.comparison import ComparisonRow
-from toolchain.report.document import Accuracy, Block, Cost, ProjectFacts, Status, Target, cost_of
+from toolchain.report.document import Accuracy, Block, Cost, ProjectFacts, Status, cost_of
+from toolchain.report.document_target import Target
 from toolchain.report.number import Number, shown
 from toolchain.units import plain_metric
 from toolchain.workflow.project import Project

@@ -12,13 +12,12 @@ import numpy as np
 from targets.registry import module_of
 from targets.session import HERE, device_of
 from toolchain.errors import BoardfitError, InfeasibleError
-from toolchain.report.document import (
+from toolchain.report.document import Infeasible, Missing
+from toolchain.report.document_search import (
     Choices,
     Course,
     Effect,
     Epoch,
-    Infeasible,
-    Missing,
     Network,
     Reason,
     Round,

@@ -23,7 +23,8 @@ from toolchain.graph.memory import MemoryPlan, plan, scratch_name
 from toolchain.graph.operator import Operator
 from toolchain.graph.tflite_reader import read_tflite
 from toolchain.measurement import MEASURED_METRICS, Stack
-from toolchain.report.document import Kind, Memory, Missing, Place, Sample, Step, Table, Target
+from toolchain.report.document import Missing
+from toolchain.report.document_target import Kind, Memory, Place, Sample, Step, Table, Target
 from toolchain.report.number import Number, finite, unit_of
 from toolchain.workflow.config import TargetSection
 from toolchain.workflow.exported import FLOAT_TFLITE, INT8_TFLITE
