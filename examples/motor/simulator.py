@@ -57,7 +57,9 @@ SPLITS = ("train", "val", "test")
 
 # A sound motor is not perfect, and a fault may be small.
 SOUND, FAULTY = 0.05, (0.12, 0.5)
-FREQUENCY_HZ = (50.0, 60.0)
+# A motor for 50 and 60 Hz within zone B of IEC 60034-1, 7.3: frequency -5 to +3 %, voltage +-10 %.
+FREQUENCY_HZ = (50.0 * 0.95, 60.0 * 1.03)
+VOLTAGE = (0.9, 1.1)
 CURRENT_NOISE_A, CURRENT_STEP_A = 0.02, 50 / 4096  # 12 bits over +-25 A
 VOLTAGE_NOISE_V, VOLTAGE_STEP_V = 0.3, 800 / 4096
 SPEED_NOISE, ANGLE_STEP = 0.3, 2 * np.pi / 4096  # tachometer; encoder of 1024 lines, four edges each
@@ -128,7 +130,7 @@ def _draw_motor(number: int, seed: int) -> Recordings:
     frequency = rng.uniform(*FREQUENCY_HZ, n)  # an inverter with constant voltage per frequency
     supply = Supply(
         frequency_hz=frequency,
-        voltage=RATED_VOLTAGE * frequency / RATED_FREQUENCY_HZ * rng.uniform(0.94, 1.06, n),
+        voltage=RATED_VOLTAGE * frequency / RATED_FREQUENCY_HZ * rng.uniform(*VOLTAGE, n),
         angle=rng.uniform(0, 2 * np.pi, n),
         unbalance=rng.uniform(0, 0.02, n),
         unbalance_angle=rng.uniform(0, 2 * np.pi, n),

@@ -1,4 +1,5 @@
-"""The paper's Table 3 beside ours: hand-crafted models, ConNAS under c1 to c4, and exact selection as a second opinion.
+"""The paper's Table 3 beside ours: hand-crafted models, ConNAS under c1 to c4, exact selection as a second opinion, and
+the best of random networks as a control.
 
     python simulator.py motor-full.npz --size full
     python table.py motor-full.npz results                  # the reduced schedule, for a CPU
@@ -17,14 +18,14 @@ import json
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from searches import CONSTRAINTS, SCHEDULES, Arrays, Schedule, search, select
+from searches import CONSTRAINTS, SCHEDULES, Arrays, Schedule, drawn, search, select
 
 from profilers.counts import graph_costs
 from toolchain.errors import ConfigurationError
@@ -45,6 +46,7 @@ PAPER = {
     "Conv1D-Reg-Min": 90.15, "Conv1D-DS-Min": 93.93,
 }  # fmt: skip
 FOLDS = 5
+METHODS = ("ConNAS", "exact", "random")
 
 
 def load(path: Path, normalize: str = "standard") -> Arrays:
@@ -75,46 +77,33 @@ def satisfied(space: ConNAS1d, architecture: Architecture) -> list[str]:
     return [n for n, (w, p) in CONSTRAINTS.items() if size.weight_bytes <= w and size.peak_bytes <= p]
 
 
-def train(
+def train_fold(
     space: ConNAS1d,
     architecture: Architecture,
+    fold: int,
     schedule: Schedule,
     data: Arrays,
     device: str,
     seed: int,
-    file: Path,
     every: int = 1,
-) -> dict[str, Any]:
-    """Train on the folds, test each, and write the first one's int8 file; gives what the table shows.
+) -> tuple[torch.nn.Module, NDArray[Any]]:
+    """A network trained without the fold's motors, which choose the epoch; and the windows that it was trained on.
 
     Args:
-        every: train on every so-manieth motor alone; the test split stays whole.
+        every: train on every so-manieth motor alone.
     """
     x, y, motors = (np.concatenate([data[f"{k}_train"], data[f"{k}_val"]]) for k in ("x", "y", "motor"))
     some = motors % every == 0
     x, y, motors = x[some], y[some], motors[some]
-    accuracies = []
-    int8: dict[str, float] = {}
-    for fold in range(schedule.folds):
-        kept, held = fold_masks(motors, fold)
-        torch.manual_seed(seed + fold)
-        module = space.module(architecture).to(device)
-        train_network(
-            module, x[kept], y[kept], x_val=x[held], y_val=y[held], epochs=schedule.epochs,
-            batch_size=schedule.batch_size, learning_rate=schedule.learning_rate,
-            final_learning_rate=schedule.final_learning_rate, weight_decay=1e-4, seed=seed + fold,
-        )  # fmt: skip
-        accuracies.append(100 * evaluate(module, data["x_test"], data["y_test"])[1])
-        if fold == 0:
-            int8 = _write_int8(module.cpu(), x[kept], data, file)
-    size = paper_tables(space, architecture)
-    return {
-        "text": space.encode(architecture),
-        "accuracies": accuracies,
-        "satisfied": satisfied(space, architecture),
-        "paper_tables": asdict(size),
-        "int8": int8,
-    }
+    kept, held = fold_masks(motors, fold)
+    torch.manual_seed(seed + fold)
+    module = space.module(architecture).to(device)
+    train_network(
+        module, x[kept], y[kept], x_val=x[held], y_val=y[held], epochs=schedule.epochs,
+        batch_size=schedule.batch_size, learning_rate=schedule.learning_rate,
+        final_learning_rate=schedule.final_learning_rate, weight_decay=1e-4, seed=seed + fold,
+    )  # fmt: skip
+    return module, x[kept]
 
 
 def _write_int8(module: torch.nn.Module, x: NDArray[Any], data: Arrays, file: Path) -> dict[str, float]:
@@ -149,42 +138,65 @@ def run(
     seed: int,
     every: int = 1,
 ) -> None:
-    """Do what is not done yet; one JSON and one int8 file per item."""
+    """Do what is not done yet: each item's search, then fold by fold one training of each item.
+
+    An item has a JSON file, which is written anew after each fold, and the first fold's int8 file.
+    """
     space = ConNAS1d()
-    searched = ConNAS1d(channels=schedule.channels)
     for item in items:
-        path = folder / f"{item}.json"
-        if path.exists():
-            continue
-        started = time.monotonic()
-        method, _, constraint = item.partition("+")
-        if method == "ConNAS":
-            found = search(constraint, schedule, data, device, seed, folder)
-        elif method == "exact":
-            kept = folder / "exact.json"
-            if not kept.exists():
-                chosen = select(schedule, data, device, seed, folder)
-                write_json(kept, {name: searched.encode(a) for name, a in chosen.items()})
-            found = searched.decode(json.loads(kept.read_text())[constraint])
-        else:
-            found = named(space, item)
-        architecture = space.decode(searched.encode(found)) if constraint else found
-        seconds = time.monotonic() - started
-        row = _trained(folder, space.encode(architecture), item)
-        if row is None:
-            file = folder / f"{item}.tflite"
-            row = train(space, architecture, schedule, data, device, seed, file, every)
-        write_json(path, {**row, "search_seconds": seconds, "seconds": time.monotonic() - started})
-        print(f"{item}: {statistics.mean(row['accuracies']):.2f} %  {row['text']}", flush=True)
+        if not (folder / f"{item}.json").exists():
+            started = time.monotonic()
+            architecture = _found(item, space, schedule, data, folder, device, seed)
+            row = {
+                "text": space.encode(architecture),
+                "satisfied": satisfied(space, architecture),
+                "paper_tables": asdict(paper_tables(space, architecture)),
+                "accuracies": [],
+                "search_seconds": time.monotonic() - started,
+                "seconds": 0.0,
+            }
+            write_json(folder / f"{item}.json", row)
+    for fold in range(schedule.folds):
+        for item in items:
+            path = folder / f"{item}.json"
+            row = json.loads(path.read_text())
+            if len(row["accuracies"]) > fold:
+                continue
+            twin = _twin(folder, row["text"], fold)
+            if twin is not None:
+                done = json.loads(twin.read_text())
+                row = {**row, **{k: done[k] for k in ("accuracies", "int8", "seconds")}}
+                write_atomic(folder / f"{item}.tflite", twin.with_suffix(".tflite").read_bytes())
+            else:
+                started = time.monotonic()
+                module, seen = train_fold(
+                    space, space.decode(row["text"]), fold, schedule, data, device, seed, every
+                )
+                row["accuracies"].append(100 * evaluate(module, data["x_test"], data["y_test"])[1])
+                if fold == 0:
+                    row["int8"] = _write_int8(module.cpu(), seen, data, folder / f"{item}.tflite")
+                row["seconds"] += time.monotonic() - started
+            write_json(path, row)
+            print(f"{item}, fold {fold + 1}: {row['accuracies'][fold]:.2f} %  {row['text']}", flush=True)
 
 
-def _trained(folder: Path, text: str, item: str) -> dict[str, Any] | None:
-    """The row of the same network where it was found before, and its int8 file under the new name."""
-    for path in sorted(folder.glob("*+c?.json")):
+def _found(
+    item: str, space: ConNAS1d, schedule: Schedule, data: Arrays, folder: Path, device: str, seed: int
+) -> Architecture:
+    method, _, constraint = item.partition("+")
+    if not constraint:
+        return named(space, item)
+    find = {"ConNAS": search, "exact": select, "random": drawn}[method]
+    found = find(constraint, schedule, data, device, seed, folder)
+    return space.decode(ConNAS1d(channels=schedule.channels).encode(found))
+
+
+def _twin(folder: Path, text: str, fold: int) -> Path | None:
+    """The file of the same network under another name, if that has this fold."""
+    for path in sorted(folder.glob("*.json")):
         row: dict[str, Any] = json.loads(path.read_text())
-        if row["text"] == text:
-            write_atomic(folder / f"{item}.tflite", path.with_suffix(".tflite").read_bytes())
-            return row
+        if row.get("text") == text and len(row["accuracies"]) > fold:
+            return path
     return None
 
 
@@ -206,6 +218,7 @@ def show(folder: Path, items: Sequence[str]) -> None:
     rows = {
         i: json.loads((folder / f"{i}.json").read_text()) for i in items if (folder / f"{i}.json").exists()
     }
+    rows = {i: row for i, row in rows.items() if row["accuracies"]}
     print(f"\n{'model':16} {'paper %':>8} {'ours %':>14} {'c1 c2 c3 c4':12} {'params B':>10} {'peak B':>8} | "
           f"{'int8 %':>7} {'file B':>8} {'arena B':>8}")  # fmt: skip
     for item, row in rows.items():
@@ -224,7 +237,7 @@ def show(folder: Path, items: Sequence[str]) -> None:
             continue
         best = max(rivals, key=rivals.__getitem__)
         line = f"{constraint}: {best} {rivals[best]:.2f} %"
-        for method in ("ConNAS", "exact"):
+        for method in METHODS:
             if f"{method}+{constraint}" in rows:
                 ours = statistics.mean(rows[f"{method}+{constraint}"]["accuracies"])
                 line += f"; {method} {ours:.2f} % ({ours - rivals[best]:+.2f})"
@@ -245,10 +258,13 @@ def main() -> None:
     parser.add_argument(
         "--every", type=int, default=1, help="final trainings see every so-manieth motor alone"
     )
+    parser.add_argument("--folds", type=int, help="of five, how many are trained; default: the schedule's")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     schedule = SCHEDULES[options.schedule]
-    every = [*(f"{m}+{c}" for m in ("ConNAS", "exact") for c in CONSTRAINTS), *schedule.hand_crafted]
+    if options.folds is not None:
+        schedule = replace(schedule, folds=options.folds)
+    every = [*(f"{m}+{c}" for m in METHODS for c in CONSTRAINTS), *schedule.hand_crafted]
     items = options.items.split(",") if options.items else every
     options.folder.mkdir(parents=True, exist_ok=True)
     data = load(options.data, options.normalize)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 
 from profilers.cost import CostTable
 from toolchain.errors import BoardfitError
+from toolchain.search.connas import ConnasConfig
 from toolchain.search.exact.model import from_chain
 from toolchain.search.exact.solver import solve
 from toolchain.spaces import ConNAS1d
@@ -17,7 +20,6 @@ from toolchain.spaces.connas1d import hand_crafted, paper_chain, paper_tables
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "motor"))
 import deploy
-import proxy
 import searches
 import table
 
@@ -93,20 +95,72 @@ def test_the_paper_schedule_is_appendix_d2() -> None:
     assert ConNAS1d(channels=full.channels).count() == 1_944_810_000
 
 
-def test_the_proxy_learns_from_the_training_split_and_never_sees_the_test_split() -> None:
-    """Two classes, each a level of its own, and a validation split with a quarter of its labels turned round.
+def test_a_supernet_starts_from_the_widest_even_network_that_keeps_the_constraint() -> None:
+    space = ConNAS1d(channels=searches.SCHEDULES["reduced"].channels)
+    roots = {c: space.encode(searches.root_of(space, c)).split() for c in searches.CONSTRAINTS}
+    assert {c: set(r) for c, r in roots.items()} == {
+        "c1": {"conv128"}, "c2": {"conv32"}, "c3": {"conv32"}, "c4": {"conv16"},
+    }  # fmt: skip
+    full = searches.root_of(SPACE, "c1")
+    assert set(SPACE.encode(full).split()) == {"conv128"}  # conv256 has 5.5 MB
 
-    What has learned is right in the other three quarters; the data have no test split at all.
-    """
-    rng = np.random.default_rng(0)
-    data: searches.Arrays = {}
-    for split, count in (("train", 256), ("val", 64)):
-        labels = np.arange(count) % 2
+
+@pytest.mark.parametrize("constraint", searches.CONSTRAINTS)
+def test_paths_depart_from_the_root_and_keep_the_constraint(constraint: str) -> None:
+    space = ConNAS1d(channels=(8, 16, 32, 64, 128))
+    rng, root = np.random.default_rng(0), searches.root_of(space, constraint)
+    draw = searches.within(space, constraint)
+    paths = [draw(rng) for _ in range(100)]
+    assert all(constraint in table.satisfied(SPACE, SPACE.decode(space.encode(p))) for p in paths)
+    changes = [sum(a != b for a, b in zip(p, root, strict=True)) for p in paths]
+    assert min(changes) == 0
+    assert max(changes) >= 5
+
+
+def windows(count: int, motors: int) -> searches.Arrays:
+    """Windows whose level is their class."""
+    rng, data = np.random.default_rng(0), {}
+    for number, split in enumerate(("train", "val", "test")):
+        labels = np.arange(count) % 4
         data[f"y_{split}"] = labels
         data[f"x_{split}"] = (rng.normal(0, 0.1, (count, 8, 256)) + labels[:, None, None]).astype(np.float32)
-    data["y_val"][:16] = 1 - data["y_val"][:16]
-    network = SPACE.decode("conv8 id conv8 id conv8 id conv8 id")
-    assert proxy.proxy(network, searches.SCHEDULES["reduced"], data, epochs=4, seed=0) == 0.75
+        data[f"motor_{split}"] = np.arange(count) % motors + number * motors
+    return data
+
+
+TINY = replace(
+    searches.SCHEDULES["reduced"], channels=(8, 16), root_epochs=1, supernet_epochs=1, epochs=1, folds=1, samples=64,
+    drawn=4, search=replace(ConnasConfig.quick(epochs=1, batch_size=16), epoch_steps=2),
+)  # fmt: skip
+
+
+def test_the_table_goes_on_fold_by_fold_and_trains_no_network_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, trained = windows(40, 10), []
+
+    def counted(space: ConNAS1d, architecture: tuple[int, ...], fold: int, *rest: object) -> object:
+        trained.append((space.encode(architecture), fold))
+        return original(space, architecture, fold, *rest)
+
+    original = table.train_fold
+    monkeypatch.setattr(table, "train_fold", counted)
+    small = "conv8 id conv8 id conv8 id conv8 id"
+    table.run(["Conv1D-Reg-Min", small], TINY, data, tmp_path, "cpu", 0)
+    table.run(["Conv1D-Reg-Min", small], replace(TINY, folds=2), data, tmp_path, "cpu", 0)
+    assert trained == [(small, 0), (small, 1)]
+    one, other = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("Conv1D-Reg-Min", small))
+    assert one["accuracies"] == other["accuracies"]
+    assert len(one["accuracies"]) == 2
+    assert (tmp_path / "Conv1D-Reg-Min.tflite").read_bytes() == (tmp_path / f"{small}.tflite").read_bytes()
+
+
+@pytest.mark.parametrize("method", table.METHODS)
+def test_each_method_finds_a_network_within_the_constraint(method: str, tmp_path: Path) -> None:
+    table.run([f"{method}+c4"], TINY, windows(40, 10), tmp_path, "cpu", 0)
+    row = json.loads((tmp_path / f"{method}+c4.json").read_text())
+    assert "c4" in row["satisfied"]
+    assert row["int8"]["file_bytes"] == (tmp_path / f"{method}+c4.tflite").stat().st_size
 
 
 @pytest.mark.slow
