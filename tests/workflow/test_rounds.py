@@ -176,6 +176,30 @@ def test_rows_that_were_predicted_are_measured(wide: Path) -> None:
     same(facts(again), facts(outcome), "again")
 
 
+def test_rows_measured_again_are_not_lost(wide: Path) -> None:
+    """A run that is stopped amid them goes on behind the last one; when the round is recorded, the file is gone."""
+    bound = price_of_the_middle(wide)
+    bias(wide, lambda op: 0.5 if op.kind == "conv2d" else 1.0)
+    budgeted(wide, bound)
+    totals: list[int] = []
+
+    def stop(stage: str, done: int, total: int, note: str) -> None:
+        if note == "operators measured again":
+            totals.append(total)
+            if len(totals) == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search_in_rounds(open_project(wide), progress=stop)
+    left = list((wide / "results" / "checkpoints").glob("again-*"))
+    assert left
+    outcome = search_in_rounds(open_project(wide), progress=stop)
+    assert totals[2] == totals[0] - 2
+    assert outcome.rounds[0].correction["cycles"]["rows"]
+    assert len(outcome.rounds[0].again["cycles"]) > totals[0]
+    assert not any(path.exists() for path in left)
+
+
 def test_a_model_that_was_too_dear_finds_a_better_network(wide: Path) -> None:
     """What a correction is for: where the table said too much, the budget was not made use of."""
     bound = price_of_the_middle(wide)

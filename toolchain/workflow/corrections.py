@@ -3,7 +3,8 @@
 The factor of `profilers.correct` mends what all networks share. Where it leaves a candidate further off than the
 tolerance, rows of single operators are wrong: then the operators of the candidates are measured again, and where most
 rows of a kind moved, the rest of that kind in the space as well. What moved by more than the tolerance stands anew in
-the table, and the factor is fitted on the new sums. An operator is measured again once in a loop.
+the table, and the factor is fitted on the new sums. An operator is measured again once in a loop. Until the round is
+recorded the new rows lie in a file of their own, row by row, so that a run that is stopped goes on there.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from profilers.correct import (
@@ -39,6 +41,7 @@ from toolchain.workflow.sessions import open_session
 from toolchain.workflow.targets import each
 
 SAME = 1e-3  # share of a measured value below which a new one says nothing new
+_BESIDE = "again-"  # begins the names of files with rows of a round that is not recorded yet
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ def learn(
     number: int,
     tolerance: Mapping[str, float],
     again: Iterable[Mapping[str, tuple[str, ...]]],
+    loop: str,
     wait: bool,
     progress: Progress,
 ) -> Learnt:
@@ -80,9 +84,11 @@ def learn(
     Args:
         candidates: of the round, the winner first. number: the round's.
         again: what earlier rounds of the loop measured again.
+        loop: what tells this loop from others, in a file's name: rows that it measured again before it was stopped are
+            taken, until `forget_rows`.
 
     Raises:
-        DeviceError: a target cannot be opened or is busy; nothing is learnt then.
+        DeviceError: a target cannot be opened or is busy; nothing is learnt then, and no row is lost.
     """
     names = {one.target.name: project.metric(one.target, one.metric) for one in measured}
     networks = {one.target.name: _seen(project, one, candidates) for one in measured}
@@ -104,10 +110,12 @@ def learn(
             if asked := [op for op in asked if op.signature not in done]:
                 wanted[name] = one, asked
 
+    beside = project.checkpoint(f"{_BESIDE}{loop}-{number}.sqlite")
+
     def work(target: TargetSection, tell: Progress) -> tuple[tuple[str, ...], tuple[RowAgain, ...]]:
         one, asked = wanted[target.name]
         with open_session(target.url, target.precision) as session:
-            table = _Again(project, one, session, f"round {number}", wait, tell)
+            table = _Again(project, one, session, beside, f"round {number}", wait, tell)
             return table.measured(asked, tolerance[names[target.name]])
 
     found = each([one.target for one, _ in wanted.values()], work, progress) if wanted else []
@@ -143,6 +151,12 @@ def keep(project: Project, correction: Mapping[str, Any], measured: Iterable[Tar
             report = lut.absorb(rows, [correction_row(costs.stack, found, created)])
         new = new or bool(report.added + report.replaced + report.calibrations)
     return new
+
+
+def forget_rows(project: Project) -> None:
+    """Drop the rows that a round measured again: they are recorded, or to be measured anew."""
+    for path in project.checkpoint(_BESIDE).parent.glob(f"{_BESIDE}*"):
+        path.unlink(missing_ok=True)
 
 
 def _seen(project: Project, one: TargetCosts, candidates: tuple[MeasuredCandidate, ...]) -> tuple[_Seen, ...]:
@@ -220,11 +234,19 @@ class _Again:
     """Measures operators of one target again, beside the table: a round's rows go in when the round is recorded."""
 
     def __init__(
-        self, project: Project, costs: TargetCosts, session: Session, title: str, wait: bool, tell: Progress
+        self,
+        project: Project,
+        costs: TargetCosts,
+        session: Session,
+        beside: Path,
+        title: str,
+        wait: bool,
+        tell: Progress,
     ) -> None:
         with Lut.open(project.lut_path) as lut:
             table = steady_table(lut, costs.stack, costs.metric)
         self._costs, self._session, self._title, self._wait, self._tell = costs, session, title, wait, tell
+        self._beside = beside
         self._there = {op: v for op, v in table.values.items() if isinstance(op, Operator)}
         self._speed = table.best_anchor_us
 
@@ -250,12 +272,14 @@ class _Again:
 
     def _values(self, operators: Sequence[Operator]) -> dict[Operator, tuple[float, Measurement]]:
         """(value at the best known speed, measurement); refused and unstable ones say nothing."""
-        with Lut.in_memory() as fresh:
+        self._beside.parent.mkdir(parents=True, exist_ok=True)
+        with Lut.open(self._beside) as fresh:
             profile_operators(
                 fresh, self._session, operators, wait=self._wait,
                 progress=lambda done, total: self._tell(self._title, done, total, "operators measured again"),
             )  # fmt: skip
             rows = fresh.rows(self._session.stack, session_metric(self._session), subject="operator")
+        asked = set(operators)
         return {
             # Targets tell whole seconds; the newer row stands, also where the old one is as young as that.
             row.subject: (
@@ -263,5 +287,5 @@ class _Again:
                 replace(row.measurement, taken_at=now()),
             )
             for row in rows
-            if isinstance(row.subject, Operator) and not row.failed and not row.unstable
+            if isinstance(row.subject, Operator) and row.subject in asked and not (row.failed or row.unstable)
         }

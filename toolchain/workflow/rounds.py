@@ -29,7 +29,7 @@ from toolchain.workflow.candidates import (
     measure_patches,
     next_best,
 )
-from toolchain.workflow.corrections import Learnt, keep, learn
+from toolchain.workflow.corrections import Learnt, forget_rows, keep, learn
 from toolchain.workflow.costs import Costs, TargetCosts
 from toolchain.workflow.project import Progress, Project, fingerprint, silent
 from toolchain.workflow.search import SearchOutcome, search, search_inputs
@@ -112,6 +112,8 @@ def search_in_rounds(
     depends = _depends(project, asked, prices[0])
     began = project.why(STAGE, depends, force=force)
     stored = project.record(STAGE, depends, force=force)
+    if force:
+        forget_rows(project)
     reason = "" if stored is None else _contradicted(project, stored, measured)
     if reason:
         stored, began = None, reason
@@ -178,6 +180,7 @@ def search_in_rounds(
                 number,
                 tolerance,
                 [one.again for one in rounds],
+                fingerprint(depends),
                 wait,
                 progress,
             )
@@ -194,6 +197,7 @@ def search_in_rounds(
         seconds = time.monotonic() - started
         rounds.append(Round(number, seconds, candidates, learnt.correction, verdict or why, learnt.again))
         write(done=not learnt.correction)
+        forget_rows(project)
         if not learnt.correction:
             break
         keep(project, learnt.correction, measured)
