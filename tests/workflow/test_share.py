@@ -15,6 +15,8 @@ from toolchain.cli import main
 from toolchain.errors import LutError
 from toolchain.units import Budget
 from toolchain.workflow.costs import open_costs
+from toolchain.workflow.dry_profile import profile_step
+from toolchain.workflow.dry_step import Asked
 from toolchain.workflow.export import export
 from toolchain.workflow.profile import profile
 from toolchain.workflow.project import Project, open_project
@@ -47,7 +49,14 @@ def test_a_share_is_measured_and_the_rest_is_predicted(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
     space = with_algorithms("native-dsp", project.space.chain("int8").operators)
+    (target,), asked = project.config.target, Asked(share="25 %")
+    foretold = profile_step(project, target, asked)
     (found,) = profile(project, share="25 %").targets
+    assert foretold.what.startswith(f"measure {found.operators.measured} operators (25 % of the space)")
+    assert profile_step(project, target, asked).does == "reuse"
+    assert profile_step(project, target, Asked()).what.startswith(
+        f"measure {found.predicted} operators and 0"
+    )
     assert found.space == len(space)
     # Six of every kind are needed: the share of this small space is not enough for that.
     assert found.operators.measured == found.space - found.predicted < len(space) // 2

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
+from collections.abc import Collection
 from datetime import datetime
 from typing import Final, Literal
 
 from profilers.footprint import with_algorithms
 from profilers.lut import Lut
+from profilers.predictor import fewest
 from profilers.profile import session_metric
 from targets.session import Description, describe
+from toolchain.graph import Operator
 from toolchain.measurement import Measurement, Stack
 from toolchain.workflow.config import TargetSection, parse_share
 from toolchain.workflow.dry_step import Asked, Step
@@ -33,40 +37,49 @@ def profile_step(project: Project, target: TargetSection, asked: Asked) -> Step:
     networks = [
         project.space.encode(a) for a in calibration_networks(project, project.config.profile.networks)
     ]
+    share = parse_share(asked.share or project.config.profile.share)
     if not project.lut_path.exists():
-        return _measuring(target, len(space), len(networks), asked, "there is no table yet", None, None)
+        why = "there is no table yet"
+        return _measuring(target, _wanted(space, (), share), len(networks), share, why, None, None)
     again = {"retry_failures": asked.retry, "retry_unstable": asked.retry}
     with Lut.open(project.lut_path, read_only=True) as lut:
+        there = lut.known(about.stack, metric, "operator")
         known = lut.known(about.stack, metric, "operator", **again)
         measured = {network.name for network, _ in lut.networks(about.stack, metric)}
         rates = [_seconds_per_row(lut, about.stack, metric, kind) for kind in ("operator", "network")]
-    operators = sum(op.signature not in known for op in space)
+    repeated = sum(op.signature in there - known for op in space)
+    operators = repeated + _wanted(space, there, share)
     missing = sum(name not in measured for name in networks)
     if not known and not measured:
         why = f"the table has no rows of {about.stack.label} as it is now"
     else:
-        why = f"{len(space) - operators} of {len(space)} operators and "
+        why = f"{sum(op.signature in known for op in space)} of {len(space)} operators and "
         why += f"{len(networks) - missing} of {len(networks)} networks are there"
-    return _measuring(target, operators, missing, asked, why, *rates, project=project)
+    return _measuring(target, operators, missing, share, why, *rates)
+
+
+def _wanted(space: Collection[Operator], there: Collection[str], share: float) -> int:
+    """How many operators lack a row, or are measured of a share of the space; see `next_to_measure`."""
+    known = {op: 0.0 for op in space if op.signature in there}
+    missing = len(space) - len(known)
+    if share >= 1:
+        return missing
+    return min(missing, max(math.ceil(share * len(space)) - len(known), fewest(space, known)))
 
 
 def _measuring(
     target: TargetSection,
     operators: int,
     networks: int,
-    asked: Asked,
+    share: float,
     why: str,
     operator_s: float | None,
     network_s: float | None,
-    *,
-    project: Project | None = None,
 ) -> Step:
-    share = parse_share(asked.share or (project.config.profile.share if project else "100 %"))
     if not operators and not networks:
         return Step("profile", target.name, "reuse", "nothing to measure", why, 0.0, "")
-    what = f"measure {operators:,} operators and {networks:,} networks"
-    if share < 1:
-        what += f", of the operators at most {100 * share:g} % of the space"
+    of_share = f" ({100 * share:g} % of the space)" if share < 1 else ""
+    what = f"measure {operators:,} operators{of_share} and {networks:,} networks"
     times = [
         0.0 if not count else None if each is None else count * each
         for count, each in ((operators, operator_s), (networks, network_s))
