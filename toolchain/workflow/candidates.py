@@ -90,7 +90,7 @@ def measure_patches(
 
         with (
             Lut.open(project.lut_path) as lut,
-            open_session(target.url, target.precision) as session,
+            open_session(target.url, target.precision, tell) as session,
         ):
             settled_plans(
                 lut, session, graphs, choose,
@@ -123,7 +123,7 @@ def measure(
         costs, these = wanted[target.name], missing[target.name]
         with (
             Lut.open(project.lut_path) as lut,
-            open_session(target.url, target.precision) as session,
+            open_session(target.url, target.precision, tell) as session,
         ):
             profile_networks(
                 lut,

@@ -114,7 +114,7 @@ def learn(
 
     def work(target: TargetSection, tell: Progress) -> tuple[tuple[str, ...], tuple[RowAgain, ...]]:
         one, asked = wanted[target.name]
-        with open_session(target.url, target.precision) as session:
+        with open_session(target.url, target.precision, tell) as session:
             table = _Again(project, one, session, beside, f"round {number}", wait, tell)
             return table.measured(asked, tolerance[names[target.name]])
 
