@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from toolchain.cli import main
 from toolchain.errors import ConfigurationError, DeviceError, InfeasibleError, LutError, VerificationError
 from toolchain.graph import Operator
 from toolchain.graph.integer_reference import run_int8
-from toolchain.measurement import Evidence
+from toolchain.measurement import Evidence, Stack
 from toolchain.units import Budget
 from toolchain.workflow import deploy_check
 from toolchain.workflow.bench import bench
@@ -240,6 +241,20 @@ def test_a_table_of_another_target_is_none(project: Path) -> None:
     profile(open_project(project, "virtual:nucleo-f446re"))
     with pytest.raises(LutError, match=r"no rows of virtual:nucleo-l4r5zi .*boardfit profile"):
         search(open_project(project))
+
+
+def test_a_table_of_older_firmware_is_called_so(profiled: Project) -> None:
+    with Lut.open(profiled.lut_path) as lut:
+        rows, _ = lut.contents()
+    profiled.lut_path.unlink()
+    with Lut.open(profiled.lut_path) as lut:
+        lut.put_many(
+            replace(row, stack=Stack.of({**row.stack.as_dict(), "firmware": "of last week"})) for row in rows
+        )
+    with pytest.raises(
+        LutError, match=r"for this space; those of this target that it has differ in firmware \("
+    ):
+        search(profiled)
 
 
 def test_a_core_without_a_validated_timing_has_no_latency(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from profilers.lut import Lut
 from profilers.profile import anchor_model, baseline_model
 from targets.session import Described, Session, is_board, model_format, open_target
 from toolchain.errors import ConfigurationError
@@ -69,3 +70,20 @@ def explain_missing(url: str, metric: str, target: Described, known: tuple[str, 
             "with `boardfit calibrate`",
         )
     return ConfigurationError(f"{url} gives no {metric}", remedy=f"it gives {', '.join(known)}")
+
+
+def other_stacks(lut: Lut, about: Described) -> str:
+    """What tells the rows that a table has of the same target from those wanted, e.g. "; those of this target that it
+    has differ in firmware"; empty where it has none.
+    """
+    mine = about.stack.as_dict()
+    others = [stack.as_dict() for stack in lut.stacks() if stack != about.stack]
+    differing = [
+        sorted({name for name, _ in other.items() ^ mine.items()})
+        for other in others
+        if other.get("target") == mine.get("target")
+    ]
+    if not differing:
+        return ""
+    nearest = ", ".join(name.replace("_", " ") for name in min(differing, key=len))
+    return f"; those of this target that it has differ in {nearest}"

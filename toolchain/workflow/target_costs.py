@@ -25,7 +25,7 @@ from toolchain.graph.operator import Operator
 from toolchain.measurement import Evidence, Stack
 from toolchain.workflow.config import TargetSection
 from toolchain.workflow.project import Project, fingerprint
-from toolchain.workflow.sessions import CYCLES, LATENCY, explain_missing, metrics_of
+from toolchain.workflow.sessions import CYCLES, LATENCY, explain_missing, metrics_of, other_stacks
 
 PARAMETERS, OPERATIONS = "params", "macs"
 COMPUTED = (PARAMETERS, OPERATIONS, FLASH, RAM)
@@ -184,6 +184,7 @@ def open_target_costs(
     correction = None
     known: Mapping[tuple[Operator, ...], float] = {}
     evidence: Evidence | None = None
+    older = ""
     basis: list[tuple[str, str]] = []
     if project.lut_path.exists():
         with Lut.open(project.lut_path) as lut:
@@ -205,6 +206,7 @@ def open_target_costs(
                 values = filled.values if filled else values
                 filled = filled if filled and filled.predicted else None
             evidence = table.evidence
+            older = "" if values else other_stacks(lut, about)
             row = lut.calibration(about.stack, metric)
             if row is not None:
                 calibration = Calibration.from_json(row.text)
@@ -235,7 +237,7 @@ def open_target_costs(
         )  # half a table prices nothing
     elif missing and not values:
         raise LutError(
-            f"{project.lut_path.name} has no rows of {about.stack.label} for this space",
+            f"{project.lut_path.name} has no rows of {about.stack.label} for this space{older}",
             remedy="run `boardfit profile`",
         )
     arcs: dict[str, ArcMetric] = {}
