@@ -245,6 +245,8 @@ class _Again:
     ) -> None:
         with Lut.open(project.lut_path) as lut:
             table = steady_table(lut, costs.stack, costs.metric)
+            rows = lut.rows(costs.stack, costs.metric, subject="operator")
+        self._taken_at = {row.subject: row.measurement.taken_at for row in rows if not row.failed}
         self._costs, self._session, self._title, self._wait, self._tell = costs, session, title, wait, tell
         self._beside = beside
         self._there = {op: v for op, v in table.values.items() if isinstance(op, Operator)}
@@ -281,11 +283,14 @@ class _Again:
             rows = fresh.rows(self._session.stack, session_metric(self._session), subject="operator")
         asked = set(operators)
         return {
-            # Targets tell whole seconds; the newer row stands, also where the old one is as young as that.
             row.subject: (
                 row.value / slowdown(row.measurement, self._speed),
-                replace(row.measurement, taken_at=now()),
+                self._newer(row.subject, row.measurement),
             )
             for row in rows
             if isinstance(row.subject, Operator) and row.subject in asked and not (row.failed or row.unstable)
         }
+
+    def _newer(self, op: Operator, found: Measurement) -> Measurement:
+        """The newer row stands: targets tell whole seconds, so one that seems no newer than the old one gets a time."""
+        return found if found.taken_at > self._taken_at.get(op, "") else replace(found, taken_at=now())
