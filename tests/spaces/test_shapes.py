@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional
 
 from toolchain.errors import ConfigurationError
 from toolchain.spaces import load_space
@@ -62,6 +63,21 @@ def test_pools_sums_and_products(other: bool) -> None:
     assert output_shape(Gated(1, other), (3, 5, 4), "here") == (3, 5, 4)
     with pytest.raises(ConfigurationError, match="broadcast"):
         output_shape(Gated(2, other), (3, 5, 4), "here")
+
+
+class Unusual(nn.Module):
+    """Functions called by keyword, and one number of padding for both axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(4, 3, 3, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.relu(input=functional.conv2d(x, self.weight, None, (1, 1), (1,), (1, 1)))
+
+
+def test_unusual_calls_are_left_to_torch() -> None:
+    assert output_shape(Unusual().to("meta"), (3, 8, 8), "here") == (4, 8, 8)
 
 
 def test_a_wrong_number_of_channels_is_said() -> None:

@@ -76,7 +76,7 @@ class _ShapesOnly(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func in _SAME:
+        if func in _SAME and args:
             return args[0]
         if not kwargs and all(
             isinstance(x, torch.Tensor) and x.is_meta for x in args[: 1 + (func in _PAIRWISE)]
@@ -110,7 +110,7 @@ def _convolved(
     groups: int = 1,
 ) -> Sequence[int] | None:
     """The shape that a convolution gives; None where torch should say it, or what is wrong."""
-    if x.ndim != weight.ndim or len(stride) != x.ndim - 2:
+    if x.ndim != weight.ndim or any(len(given) != x.ndim - 2 for given in (stride, padding, dilation)):
         return None
     if x.shape[1] != weight.shape[1] * groups:
         raise ValueError(f"a convolution of {weight.shape[1] * groups} channels gets {x.shape[1]}")
