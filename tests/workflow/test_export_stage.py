@@ -99,6 +99,28 @@ def test_force_trains_again_to_the_same_files(finished: Path) -> None:
     assert {name: (project.model_folder / name).read_bytes() for name in MODELS} == before
 
 
+def test_an_interrupted_force_of_run_trains_anew(finished: Path) -> None:
+    """Also where it did not come as far as the export."""
+
+    def interrupt(stage: str, done: int, total: int, note: str) -> None:
+        if stage == "search":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(open_project(finished), progress=interrupt, force=True)
+    epochs: list[int] = []
+
+    def progress(stage: str, done: int, total: int, note: str) -> None:
+        if stage == "train":
+            epochs.append(done)
+
+    outcome = run(open_project(finished), progress=progress)
+    assert outcome.export.why == "what --force began is not finished"
+    assert epochs == list(range(13))
+    assert not list((finished / "results").glob("*.earlier.json"))
+    assert run(open_project(finished)).export.reused
+
+
 @pytest.mark.parametrize("name", [*MODELS, "weights.safetensors", "model.json"])
 @pytest.mark.parametrize("damage", ["deleted", "changed"])
 def test_damaged_files_are_made_again_and_never_deployed(finished: Path, name: str, damage: str) -> None:

@@ -85,7 +85,8 @@ def export(
     """Train, quantise, write and verify the network of the latest search, resuming an unfinished training.
 
     Args:
-        force: train and write again from the start although nothing changed.
+        force: train and write again from the start although nothing changed; also where a run was asked to and did not
+            come so far.
         strict: refuse a network whose price rests on predicted operators.
 
     Returns:
@@ -102,6 +103,7 @@ def export(
     architecture = tuple(int(i) for i in found["architecture"])
     inputs = export_inputs(project, architecture)
     why = project.why(STAGE, inputs, force=force)
+    force = force or project.is_set_aside(STAGE)
     stored = None if force else project.record(STAGE, inputs)
     if stored is not None:
         changed = changed_file(project, stored)

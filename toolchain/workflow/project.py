@@ -157,7 +157,7 @@ class Project:
                 where it is interrupted.
         """
         if force:
-            self._set_aside(stage)
+            self.set_aside(stage)
         stored = self.latest(stage)
         return stored if stored is not None and stored["inputs"] == fingerprint(dict(depends)) else None
 
@@ -165,8 +165,8 @@ class Project:
         """Why a stage is done (again), or that it is not: "budgets changed", "nothing changed", "first time"."""
         stored = self.latest(stage)
         if stored is None:
-            if self._earlier(stage).exists():
-                return "what --force began is not finished"
+            if self.is_set_aside(stage):
+                return "--force" if force else "what --force began is not finished"
             there = (self.results / f"{stage}.json").exists()
             return "its record is damaged" if there else "first time"
         before = stored.get("depends", {})
@@ -224,9 +224,14 @@ class Project:
         (self.results / f"{stage}.json").unlink(missing_ok=True)
         self._earlier(stage).unlink(missing_ok=True)
 
-    def _set_aside(self, stage: str) -> None:
+    def set_aside(self, stage: str) -> None:
+        """The stage will be done again whatever it wrote, also by a later run, should this one be interrupted."""
         with suppress(FileNotFoundError):
             (self.results / f"{stage}.json").replace(self._earlier(stage))
+
+    def is_set_aside(self, stage: str) -> bool:
+        """Whether a stage that `--force` asked for has not finished since."""
+        return self._earlier(stage).exists()
 
     def _earlier(self, stage: str) -> Path:
         """Where a record lies while `--force` does its stage again."""

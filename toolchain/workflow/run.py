@@ -8,6 +8,7 @@ from pathlib import Path
 from toolchain.units import Budget, QuantileBudget
 from toolchain.workflow.deploy import DeployOutcome, deploy
 from toolchain.workflow.export import ExportOutcome, export
+from toolchain.workflow.exported import STAGE as EXPORT
 from toolchain.workflow.profile import ProfileOutcome, profile
 from toolchain.workflow.project import Progress, Project, silent
 from toolchain.workflow.report import write_report
@@ -49,6 +50,10 @@ def run(
         BoardfitError: as the stages do.
     """
     with project.held(wait=wait):
+        if force:
+            project.set_aside(
+                EXPORT
+            )  # the last of the stages, so it would be forgotten by an interrupted run
         profiled = profile(project, progress=progress, wait=wait)
         found = search_in_rounds(
             project, progress=progress, budgets=budgets, force=force, wait=wait, strict=strict
