@@ -27,6 +27,7 @@ from toolchain.report.comparison import raise_for_budgets
 from toolchain.workflow import deploy as stage
 from toolchain.workflow import deploy_check
 from toolchain.workflow.deploy import deploy
+from toolchain.workflow.deploy_costs import measure
 from toolchain.workflow.project import open_project
 from toolchain.workflow.run import run
 from toolchain.workflow.sessions import LATENCY
@@ -185,7 +186,7 @@ class _Flickering:
 )
 def test_a_slow_phase_is_measured_again(anchors: list[float], value: float, left: int) -> None:
     session = _Flickering(list(anchors))
-    found = stage._measure(session, b"model", wait=False)  # type: ignore[arg-type]
+    found = measure(session, b"model", wait=False)  # type: ignore[arg-type]
     assert found.value == value
     assert found.unstable == (value != 2.0)
     assert len(session.anchors) == left

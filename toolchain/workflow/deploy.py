@@ -12,22 +12,17 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from profilers.footprint import footprint_of
-from profilers.lut import Lut, Network
 from profilers.profile import session_metric
-from profilers.settle import settled_plans
-from profilers.steady import best_anchor, slowdown, steady_table
-from targets.session import Job, Session
-from toolchain.errors import ConfigurationError, DeviceError, VerificationError
+from targets.session import Session
+from toolchain.errors import ConfigurationError
 from toolchain.export.native.plan import DIRECT, Plan
-from toolchain.graph import Graph
-from toolchain.graph.operator import Operator
-from toolchain.measurement import Evidence, Measurement, Stack
+from toolchain.measurement import Measurement, Stack
 from toolchain.report.comparison import ComparisonRow, compare
 from toolchain.units import Budget
 from toolchain.workflow.accuracy import AccuracyStep, accuracy_steps
 from toolchain.workflow.config import TargetSection
 from toolchain.workflow.deploy_check import check_outputs, read_exported
+from toolchain.workflow.deploy_costs import counted, measure, remember, with_patches, with_time
 from toolchain.workflow.exported import (
     FLOAT_TFLITE,
     INT8_TFLITE,
@@ -37,12 +32,10 @@ from toolchain.workflow.exported import (
     programs,
 )
 from toolchain.workflow.project import Progress, Project, silent, target_called
-from toolchain.workflow.sessions import in_time, open_session
-from toolchain.workflow.target_costs import open_target_costs
+from toolchain.workflow.sessions import open_session
 from toolchain.workflow.targets import place_of
 
 STAGE = "deploy"
-MEASURE_TRIES = 4
 SAMPLES: Final = 4  # of the test split, that go along to be tried
 
 
@@ -156,14 +149,16 @@ def deploy(
                 one.model, place_of(project, target, place), files=_beside(project, inputs[:SAMPLES])
             )
             step("measuring", target)
-            found_here = _measure(session, one.model, wait)
+            found_here = measure(session, one.model, wait)
             tflite = INT8_TFLITE if target.precision == "int8" else FLOAT_TFLITE
             graph = read_exported(project, tflite)
+            speed = remember(project, session, exported["text"], one.plan.operators(graph), found_here)
             if one.plan.patches is not None:
-                predicted |= _with_patches(project, one, graph, predicted, wait, progress)
-            values = {**_measured(session, found_here), **_bytes(one, graph, tflite, found_here)}
+                predicted |= with_patches(
+                    project, target, session, one.plan, graph, predicted, wait, progress
+                )
+            values = with_time(session, found_here) | counted(session, one.plan, graph, tflite, found_here)
             measured |= {project.metric(target, metric): value for metric, value in values.items()}
-            speed = _remember(project, session, exported["text"], one.plan.operators(graph), found_here)
             deployed.append(
                 TargetDeployed(
                     name=target.name,
@@ -283,30 +278,6 @@ def _beside(project: Project, inputs: NDArray[Any]) -> dict[str, bytes]:
     }
 
 
-def _with_patches(
-    project: Project,
-    one: _Ready,
-    graph: Graph,
-    predicted: Mapping[str, float],
-    wait: bool,
-    progress: Progress,
-) -> dict[str, float]:
-    """What the table foretells of a plan with patches when all of their operators have rows, as in rounds. A search
-    alone opens no device: it takes those without a row as shares of whole ones.
-    """
-    metric = session_metric(one.session)
-    if project.metric(one.target, metric) not in predicted:
-        return {}  # nothing that is measured was foretold
-    with Lut.open(project.lut_path) as lut:
-        settled_plans(
-            lut, one.session, {"": graph}, lambda *_: one.plan,
-            wait=wait, progress=lambda done, total: progress("patches", done, total, "operators"),
-        )  # fmt: skip
-    costs = open_target_costs(project, one.target, [metric], strict=False)
-    found = costs.of_graph(graph, one.plan)
-    return {project.metric(one.target, name): found[name] for name in costs.measured(0.0)}
-
-
 def _note(session: Session, found: Mapping[str, Any], target: TargetSection) -> str:
     """What the target's figures must be read with: what it is, and what the prediction rested on."""
     notes = [] if session.device is None else [session.device.note]
@@ -318,64 +289,3 @@ def _note(session: Session, found: Mapping[str, Any], target: TargetSection) -> 
             "cross-validated)"
         )
     return "; ".join(filter(None, notes))
-
-
-def _measure(session: Session, model: bytes, wait: bool) -> Measurement:
-    """The whole network; on a CPU measured again, up to `MEASURE_TRIES` times, while the machine is in a slow phase.
-
-    Raises:
-        DeviceError: the target could not measure the network.
-    """
-    tries: list[Measurement] = []
-    while len(tries) < MEASURE_TRIES and not (tries and not tries[-1].unstable):
-        (result,) = session.measure([Job("network", model)], wait=wait)
-        if result.measurement is None:
-            raise DeviceError(
-                f"the target could not measure the network: {result.failure}",
-                remedy="look at the target: `boardfit doctor --target URL`; then run the command again",
-            )
-        tries.append(result.measurement)
-    best = best_anchor(tries)
-    return min(tries, key=lambda found: (found.unstable, slowdown(found, best)))
-
-
-def _measured(session: Session, found: Measurement) -> dict[str, Measurement]:
-    """The measurement, and a board's cycles as a time, too."""
-    time = in_time(found, session)
-    return {found.metric: found, **({} if time is None else {time.metric: time})}
-
-
-def _bytes(ready: _Ready, graph: Graph, tflite: str, found: Measurement) -> dict[str, Measurement]:
-    """Flash, RAM, parameters and MACs. On a machine with files, of the network's .tflite file, also where another
-    runtime's file is deployed (docs/cli.md). On a board, what the part holds, as the device itself counts it.
-
-    Raises:
-        VerificationError: a board counts otherwise than was computed.
-    """
-    session = ready.session
-    footprint = footprint_of(session.model_format, graph.operators, session.device)
-    computed = footprint.of_graph(graph, ready.plan)
-    counts = {**computed, "params": graph.params, "macs": graph.macs}
-    rows = {
-        metric: Measurement(metric, float(value), Evidence.COMPUTED, details={"file": tflite})
-        for metric, value in counts.items()
-    }
-    if session.device is not None:
-        for metric in ("flash_bytes", "ram_bytes"):
-            counted = float(found.details[metric])
-            if footprint.exact and counted != computed[metric]:
-                raise VerificationError(
-                    f"the device counts {counted:,.0f} {metric}, the plan says {computed[metric]:,}",
-                    remedy="run `boardfit export --force`; if it stays, report it as a bug",
-                )
-            rows[metric] = Measurement(metric, counted, Evidence.COUNTED)
-    return rows
-
-
-def _remember(
-    project: Project, session: Session, text: str, operators: tuple[Operator, ...], found: Measurement
-) -> float:
-    """Keep the whole network's measurement, from which the next calibration learns; gives its `slowdown`."""
-    with Lut.open(project.lut_path) as lut:
-        lut.put_network(session.stack, Network(text, operators), found)
-        return slowdown(found, steady_table(lut, session.stack, session_metric(session)).best_anchor_us)
