@@ -8,24 +8,20 @@ from typing import Annotated
 import typer
 
 from toolchain.cli.console import print_json, print_table, stderr, stdout, working
+from toolchain.cli.options import Folder, Json
 from toolchain.errors import UsageError
 
-Json = Annotated[bool, typer.Option("--json", help="Print the document as JSON (docs/report.md).")]
+Document = Annotated[bool, typer.Option("--json", help="Print the document as JSON (docs/report.md).")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print it as Markdown, for a pull request.")]
 
 
 def report(
-    project: Annotated[
-        Path,
-        typer.Option(
-            "--project", "-C", help="Project folder (with boardfit.toml).", show_default="this folder"
-        ),
-    ] = Path("."),
+    project: Folder = Path("."),
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="The HTML file.", show_default="results/report.html of the project"),
     ] = None,
-    as_json: Json = False,
+    as_json: Document = False,
     as_markdown: Markdown = False,
 ) -> None:
     """Write what was found as one HTML file: the answer, diagrams, where every number comes from, what is missing."""
@@ -59,9 +55,7 @@ def compare(
         list[str] | None,
         typer.Option("--metric", "-m", help="Compare only this metric, e.g. flash_bytes. May be repeated."),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON document instead of tables.")
-    ] = False,
+    as_json: Json = False,
     as_markdown: Markdown = False,
 ) -> None:
     """Two runs side by side. Refuses (exit 3) to compare numbers of different evidence or of different stacks."""

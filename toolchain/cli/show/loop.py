@@ -42,8 +42,8 @@ def rounds(outcome: RoundsOutcome) -> None:
         for metric, names in one.again.items():
             moved = moved_text(one.correction.get(metric, {}).get("rows", ()))
             print_prose(
-                f"round {one.round}: one factor does not explain {metric}; {count(len(names), 'operator')} measured "
-                f"again, moved: {moved or 'none'}"
+                f"round {one.round}: {count(len(names), 'operator')} measured again for {metric}, "
+                f"moved: {moved or 'none'}"
             )
         for metric, found in one.correction.items():
             networks = count(len(found["networks"]), "network")
