@@ -124,7 +124,6 @@ class PythonHooks(Hooks):
         self._s = state
         self._stop = stop
         self._blocks: dict[tuple[int, int], tuple[int, Any]] = {}
-        self._from: Any = None
 
     def now(self) -> int:
         s = self._s
@@ -147,9 +146,9 @@ class PythonHooks(Hooks):
         if s.reason:
             self._stop()
             return
-        before = self._from
-        joined = s.previous and address == s.previous_end
-        if s.previous and not joined:
+        before: Any = s.blocks[s.previous - 1] if s.previous else None
+        joined = before and address == s.previous_end
+        if before and not joined:
             before.taken += 1
             s.cycles += before.taken_cycles
         key = (address, size)
@@ -163,7 +162,6 @@ class PythonHooks(Hooks):
             self._blocks[key] = (index, s.blocks[index])
         index, here = self._blocks[key]
         s.previous, s.previous_end = index + 1, address + size
-        self._from = here
         here.count += 1
         s.instructions += here.instructions
         s.cycles += here.cycles

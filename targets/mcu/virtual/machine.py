@@ -377,7 +377,8 @@ class VirtualMachine:
         saved = [self._engine.reg_read(register) for register in _SAVED]
         back = self._pc
         self._hooks.now()
-        begun = state.time
+        begun, before = state.time, (state.previous, state.previous_end)
+        state.previous = 0
         # The handler returns to the vector table, where no code is: the engine would run through an address in the
         # middle of code that it has translated already.
         end = self.part.flash_address
@@ -399,9 +400,8 @@ class VirtualMachine:
         for register, value in zip(_SAVED, saved, strict=True):
             self._engine.reg_write(register, value)
         self._pc = back
-        state.previous = 0
         self._hooks.now()
-        state.time = begun
+        state.time, (state.previous, state.previous_end) = begun, before
         self._hooks.systick_due()
 
     # ---- what goes wrong ---------------------------------------------------------------------------------------

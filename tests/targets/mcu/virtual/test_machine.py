@@ -241,6 +241,32 @@ def test_systick_counts_down_and_its_wraps_reach_the_firmware(
     assert [answer[0] for answer in counts] == [1, 2, 3]
 
 
+def test_a_count_does_not_depend_on_interrupts(folder: Path, native: bool) -> None:
+    """They come between two blocks, most often behind a branch that is taken."""
+    source = """
+    static volatile uint32_t wraps;
+    void tick(void) { wraps++; }
+    __attribute__((noinline)) static uint32_t now(void) { return REG(0xE0001004); }
+    int main(void) {
+        wraps = 0; cycles_on();
+        REG(0xE000E014) = 999;
+        for (;;) {
+            uint32_t n = 5000, start;
+            REG(0xE000E010) = wait() == 1 ? 7 : 5;
+            start = now();
+            __asm volatile("1: subs %0, #1\\n bne 1b" : "+r"(n) : : "cc");
+            put_word(now() - start); put_word(wraps);
+        }
+    }
+    """
+    board = machine(folder, source, native=native)
+    board.write(b"\x00\x01")
+    (without, none), (amid, wraps) = ((word(board.read(4)), word(board.read(4))) for _ in range(2))
+    assert none == 0
+    assert wraps > 5
+    assert amid == without
+
+
 def test_an_interrupt_waits_while_they_are_off(folder: Path) -> None:
     source = """
     static volatile uint32_t wraps;
