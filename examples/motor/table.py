@@ -239,8 +239,12 @@ def show(folder: Path, items: Sequence[str]) -> None:
         line = f"{constraint}: {best} {rivals[best]:.2f} %"
         for method in METHODS:
             if f"{method}+{constraint}" in rows:
-                ours = statistics.mean(rows[f"{method}+{constraint}"]["accuracies"])
-                line += f"; {method} {ours:.2f} % ({ours - rivals[best]:+.2f})"
+                # Over the folds that both have: a fold counts more than many a method.
+                pairs = zip(
+                    rows[f"{method}+{constraint}"]["accuracies"], rows[best]["accuracies"], strict=False
+                )
+                over = [ours - theirs for ours, theirs in pairs]
+                line += f"; {method} {statistics.mean(over):+.2f} ({len(over)} folds)"
         print(line)
 
 
@@ -259,11 +263,13 @@ def main() -> None:
         "--every", type=int, default=1, help="final trainings see every so-manieth motor alone"
     )
     parser.add_argument("--folds", type=int, help="of five, how many are trained; default: the schedule's")
+    parser.add_argument("--epochs", type=int, help="of final trainings; default: the schedule's")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    schedule = SCHEDULES[options.schedule]
-    if options.folds is not None:
-        schedule = replace(schedule, folds=options.folds)
+    asked = {
+        name: getattr(options, name) for name in ("folds", "epochs") if getattr(options, name) is not None
+    }
+    schedule = replace(SCHEDULES[options.schedule], **asked)
     every = [*(f"{m}+{c}" for m in METHODS for c in CONSTRAINTS), *schedule.hand_crafted]
     items = options.items.split(",") if options.items else every
     options.folder.mkdir(parents=True, exist_ok=True)
