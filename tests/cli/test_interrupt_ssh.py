@@ -109,4 +109,4 @@ def test_while_a_board_measures(server: Sshd, project: Path, process: Command) -
     assert len(operators) >= 4
     assert f"{len(operators)} there already" in done.out, (done.out, sorted(kept))
     assert kept.items() <= rows_of(project).items()
-    assert not agents(server)
+    assert wait_for(lambda: not agents(server)), agents(server)  # the agent ends when its input does
