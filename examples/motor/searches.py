@@ -114,6 +114,12 @@ SCHEDULES = {
 }
 
 
+def keeps(space: ConNAS1d, constraint: str, architecture: Architecture) -> bool:
+    """Whether an architecture is within one of the paper's constraints, in the paper's accounting."""
+    size, (weights, peak) = paper_tables(space, architecture), CONSTRAINTS[constraint]
+    return size.weight_bytes <= weights and size.peak_bytes <= peak
+
+
 def budgets_of(constraint: str) -> list[Budget]:
     """Of one of the paper's constraints, on the metrics of `METRICS`."""
     weights, peak = CONSTRAINTS[constraint]
@@ -122,8 +128,9 @@ def budgets_of(constraint: str) -> list[Budget]:
 
 def root_of(space: ConNAS1d, constraint: str) -> Architecture:
     """Where a supernet starts: regular convolutions of one width, the widest that keeps the constraint."""
-    roots = [space.decode(" ".join([f"conv{n}"] * len(space.choices))) for n in sorted(_channels(space))]
-    return max((r for r in roots if _keeps(space, constraint, r)), key=lambda r: _size(space, r))
+    widths = sorted(c.channels for c in space.choices[0].candidates if c.family == "conv" and c.channels)
+    roots = [space.decode(" ".join([f"conv{width}"] * len(space.choices))) for width in widths]
+    return [root for root in roots if keeps(space, constraint, root)][-1]
 
 
 def within(space: ConNAS1d, constraint: str) -> Sampler:
@@ -134,7 +141,7 @@ def within(space: ConNAS1d, constraint: str) -> Sampler:
         while True:
             there = rng.random(len(root)) < rng.random()
             path = tuple(int(n if t else r) for r, n, t in zip(root, space.sample(rng), there, strict=True))
-            if _keeps(space, constraint, path):
+            if keeps(space, constraint, path):
                 return path
 
     return depart
@@ -243,16 +250,3 @@ def drawn(
         seed=seed,
     )
     return result.architecture
-
-
-def _channels(space: ConNAS1d) -> list[int]:
-    return [c.channels for c in space.choices[0].candidates if c.family == "conv" and c.channels]
-
-
-def _size(space: ConNAS1d, architecture: Architecture) -> int:
-    return paper_tables(space, architecture).weight_bytes
-
-
-def _keeps(space: ConNAS1d, constraint: str, architecture: Architecture) -> bool:
-    size, (weights, peak) = paper_tables(space, architecture), CONSTRAINTS[constraint]
-    return size.weight_bytes <= weights and size.peak_bytes <= peak

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from searches import CONSTRAINTS, SCHEDULES, Arrays, Schedule, drawn, search, select
+from searches import CONSTRAINTS, SCHEDULES, Arrays, Schedule, drawn, keeps, search, select
 
 from profilers.counts import graph_costs
 from toolchain.errors import ConfigurationError
@@ -46,7 +46,7 @@ PAPER = {
     "Conv1D-Reg-Min": 90.15, "Conv1D-DS-Min": 93.93,
 }  # fmt: skip
 FOLDS = 5
-METHODS = ("ConNAS", "exact", "random")
+METHODS = {"ConNAS": search, "exact": select, "random": drawn}
 
 
 def load(path: Path, normalize: str = "standard") -> Arrays:
@@ -73,8 +73,7 @@ def fold_masks(motors: NDArray[np.int64], fold: int) -> tuple[NDArray[np.bool_],
 
 def satisfied(space: ConNAS1d, architecture: Architecture) -> list[str]:
     """The constraints that an architecture keeps."""
-    size = paper_tables(space, architecture)
-    return [n for n, (w, p) in CONSTRAINTS.items() if size.weight_bytes <= w and size.peak_bytes <= p]
+    return [constraint for constraint in CONSTRAINTS if keeps(space, constraint, architecture)]
 
 
 def train_fold(
@@ -186,8 +185,7 @@ def _found(
     method, _, constraint = item.partition("+")
     if not constraint:
         return named(space, item)
-    find = {"ConNAS": search, "exact": select, "random": drawn}[method]
-    found = find(constraint, schedule, data, device, seed, folder)
+    found = METHODS[method](constraint, schedule, data, device, seed, folder)
     return space.decode(ConNAS1d(channels=schedule.channels).encode(found))
 
 
